@@ -1,0 +1,82 @@
+/**
+ * The one error type of iotdm. Every failure that a user can meet has a stable code; what a code means for the
+ * exit status and which command mends it is the business of commands/shared/failure.ts.
+ */
+
+/** What scripts may rely on. The part before the dot decides the exit code. */
+export const errorCodes = [
+  'internal.unexpected',
+  'usage.invalid',
+  'usage.secret-in-argv',
+  'usage.no-credentials',
+  'usage.needs-confirmation',
+  'usage.output-exists',
+  'usage.unsupported',
+  'input.unreadable',
+  'input.invalid',
+  'input.rows',
+  'tpm-unavailable.not-found',
+  'tpm-unavailable.permission',
+  'tpm-unavailable.busy',
+  'tpm-unavailable.connection',
+  'tpm-unavailable.timeout',
+  'tpm-unavailable.protocol',
+  'tpm-unavailable.not-started',
+  'tpm-unavailable.not-tpm2',
+  'tpm-unavailable.failure-mode',
+  'tpm-unavailable.software-missing',
+  'tpm.authorization',
+  'tpm.lockout',
+  'tpm.no-room',
+  'tpm.transient-full',
+  'tpm.occupied',
+  'tpm.key-missing',
+  'tpm.unsupported',
+  'tpm.refused',
+  'tpm.slot-not-empty',
+  'tpm.slot-empty',
+  'tpm.slot-incomplete',
+  'tpm.slot-foreign',
+  'tpm.parent-unsuitable',
+  'tpm.ek-unsuitable',
+  'auth.refused',
+  'service.not-found',
+  'service.conflict',
+  'service.changed-meanwhile',
+  'service.invalid',
+  'service.unexpected-answer',
+  'network.unreachable',
+  'network.tls',
+  'network.timeout',
+  'network.throttled',
+  'network.unavailable',
+  'partial.rows-failed',
+  'verify.slot',
+  'verify.manifest',
+  'verify.identity-conflict',
+  'interrupted.signal',
+] as const;
+
+export type ErrorCode = (typeof errorCodes)[number];
+
+/** Facts about a failure for scripts: plain JSON, never a secret. */
+export type ErrorDetails = Readonly<Record<string, unknown>>;
+
+export class IotdmError extends Error {
+  readonly code: ErrorCode;
+  readonly details: ErrorDetails | undefined;
+
+  /** `message` is lower case without a full stop and never holds a secret. */
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; details?: ErrorDetails } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'IotdmError';
+    this.code = code;
+    this.details = options.details;
+  }
+}
+
+/** The `code` of a Node.js system error (`ENOENT`, `ECONNREFUSED`, …), or undefined for anything else. */
+export function systemErrorCode(error: unknown): string | undefined {
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string') return error.code;
+  return undefined;
+}

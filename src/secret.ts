@@ -1,0 +1,70 @@
+/**
+ * Keys and connection strings travel in this class: it prints, serializes and inspects as `[secret]`, so that a
+ * secret can only leave through a call that names its purpose.
+ */
+
+const shown = '[secret]';
+
+export class Secret {
+  #bytes: Buffer;
+
+  private constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  /** Takes over the buffer itself: it is overwritten by `wipe()`. */
+  static fromBytes(bytes: Buffer): Secret {
+    return new Secret(bytes);
+  }
+
+  static fromText(text: string): Secret {
+    return new Secret(Buffer.from(text, 'utf8'));
+  }
+
+  /** The live bytes, for handing to the TPM or the wire; do not keep or print them. */
+  get bytes(): Buffer {
+    return this.#bytes;
+  }
+
+  /** The bytes as UTF-8 text. A JavaScript string cannot be overwritten: prefer `bytes` where there is a choice. */
+  revealText(): string {
+    return this.#bytes.toString('utf8');
+  }
+
+  /** Overwrites the bytes in memory; afterwards the secret is empty. */
+  wipe(): void {
+    this.#bytes.fill(0);
+    this.#bytes = Buffer.alloc(0);
+  }
+
+  toString(): string {
+    return shown;
+  }
+
+  toJSON(): string {
+    return shown;
+  }
+
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return shown;
+  }
+}
+
+/** Values after which a text is not fit to be shown: SAS keys, signatures and bearer tokens. */
+const secretPatterns: readonly [RegExp, string][] = [
+  [/(shared\s*access\s*key\s*=\s*)[^;\s'"&]+/gi, `$1${shown}`],
+  [/((?:primary|secondary)Key"?\s*[:=]\s*"?)[A-Za-z0-9+/=]{16,}/gi, `$1${shown}`],
+  [/(\bsig=)[^&\s'"]+/gi, `$1${shown}`],
+  [/(\bBearer\s+)[A-Za-z0-9._~+/-]+=*/g, `$1${shown}`],
+];
+
+/**
+ * The same text with everything that looks like a SAS key, signature or token replaced. The second line of defence:
+ * messages are built without secrets in the first place, but they may quote what a user typed or a peer answered.
+ */
+export function redact(text: string): string {
+  return secretPatterns.reduce(
+    (result, [pattern, replacement]) => result.replace(pattern, replacement),
+    text,
+  );
+}

@@ -1,0 +1,49 @@
+/**
+ * Where a logical device ("slot") lives in a TPM: Limpet's layout, which Windows.Devices.Tpm and Azure's device SDKs
+ * read as well. What stands here must not change.
+ */
+import { IotdmError } from '../errors.ts';
+
+export const SLOT_COUNT = 10;
+
+/** The storage root key, parent of every slot's HMAC key. */
+export const SRK_HANDLE = 0x81000001;
+
+/** TPMA_OBJECT of a slot's key: exactly userWithAuth, noDA and sign. */
+export const KEY_ATTRIBUTES = (1 << 6) | (1 << 10) | (1 << 18);
+
+/** TPM_ALG_KEYEDHASH and TPM_ALG_SHA256. */
+export const KEY_TYPE = 0x0008;
+export const KEY_HASH = 0x000b;
+
+/** TPMA_NV of a slot's URI: AUTHWRITE, AUTHREAD and NO_DA. */
+export const URI_ATTRIBUTES = (1 << 2) | (1 << 18) | (1 << 25);
+
+/** TPMA_NV_WRITTEN, which the TPM itself sets. */
+export const URI_WRITTEN = 1 << 29;
+
+/** A URI is shorter than this, in bytes of UTF-8. */
+export const URI_LIMIT_BYTES = 512;
+
+/** Length of an HMAC key in bytes. */
+export const KEY_MIN_BYTES = 16;
+export const KEY_MAX_BYTES = 64;
+
+export function keyHandle(slot: number): number {
+  return 0x81000100 + slot;
+}
+
+export function uriIndex(slot: number): number {
+  return 0x01400100 + slot;
+}
+
+/** @throws IotdmError `usage.invalid` */
+export function parseSlotNumber(text: string): number {
+  if (!/^[0-9]$/.test(text)) {
+    throw new IotdmError(
+      'usage.invalid',
+      `"${text}" is not a slot: slots are numbered 0 to ${SLOT_COUNT - 1}`,
+    );
+  }
+  return Number(text);
+}

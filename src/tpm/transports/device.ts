@@ -1,0 +1,112 @@
+/** A TPM behind a Linux character device: `/dev/tpmrm0` (the kernel's resource manager) or `/dev/tpm0`. */
+import { open } from 'node:fs/promises';
+import { IotdmError, systemErrorCode } from '../../errors.ts';
+import { checkWholeResponse, MAX_RESPONSE_BYTES, timeoutError, type TpmTransport } from '../transport.ts';
+
+/** The part of a file handle that the transport uses; a test puts a fake here, as no test machine has a chip. */
+export interface DeviceFile {
+  write(bytes: Buffer): Promise<{ bytesWritten: number }>;
+  read(buffer: Buffer): Promise<{ bytesRead: number; buffer: Buffer }>;
+  close(): Promise<void>;
+}
+
+export type OpenDevice = (path: string) => Promise<DeviceFile>;
+
+/**
+ * The driver takes one whole command per write and gives its whole response in one read.
+ * A command that outlasts the time limit cannot be called back: it runs on in the chip.
+ * @param timeoutMs time limit of one command
+ * @throws IotdmError `tpm-unavailable.not-found`, `.permission`, `.busy`
+ */
+export async function openDeviceTransport(
+  path: string,
+  timeoutMs: number,
+  openDevice: OpenDevice = openCharacterDevice,
+): Promise<TpmTransport> {
+  let file: DeviceFile;
+  try {
+    file = await openDevice(path);
+  } catch (error) {
+    throw openFailure(path, error);
+  }
+  let dead: IotdmError | undefined;
+  const exchange = async (command: Buffer): Promise<Buffer> => {
+    const { bytesWritten } = await file.write(command);
+    if (bytesWritten !== command.length) {
+      throw new IotdmError(
+        'tpm-unavailable.protocol',
+        `${path} took ${bytesWritten} of ${command.length} bytes of a command`,
+      );
+    }
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(MAX_RESPONSE_BYTES));
+    return checkWholeResponse(path, buffer.subarray(0, bytesRead));
+  };
+  return {
+    name: path,
+    send: async (command) => {
+      if (dead !== undefined) throw dead;
+      let timer: NodeJS.Timeout | undefined;
+      try {
+        return await Promise.race([
+          exchange(command),
+          new Promise<never>((_, reject) => {
+            timer = setTimeout(() => {
+              reject(timeoutError(path, timeoutMs));
+            }, timeoutMs);
+          }),
+        ]);
+      } catch (error) {
+        dead = ioFailure(path, error);
+        throw dead;
+      } finally {
+        clearTimeout(timer);
+      }
+    },
+    close: async () => {
+      // After a time-out a read is still under way; closing would wait for the chip.
+      if (dead?.code !== 'tpm-unavailable.timeout') await file.close();
+    },
+  };
+}
+
+const openCharacterDevice: OpenDevice = async (path) => {
+  const file = await open(path, 'r+');
+  if (!(await file.stat()).isCharacterDevice()) {
+    await file.close();
+    throw new IotdmError('tpm-unavailable.not-found', `${path} is not a device`);
+  }
+  return file;
+};
+
+function openFailure(path: string, error: unknown): IotdmError {
+  if (error instanceof IotdmError) return error;
+  const code = systemErrorCode(error);
+  switch (code) {
+    case 'ENOENT':
+    case 'ENODEV':
+    case 'ENXIO':
+    case 'EISDIR':
+      return new IotdmError('tpm-unavailable.not-found', `there is no TPM at ${path}`, { cause: error });
+    case 'EACCES':
+    case 'EPERM':
+      return new IotdmError('tpm-unavailable.permission', `no permission to use ${path}`, { cause: error });
+    case 'EBUSY':
+      return new IotdmError('tpm-unavailable.busy', `${path} is in use by another program`, { cause: error });
+    default:
+      return new IotdmError(
+        'tpm-unavailable.connection',
+        `cannot open ${path} (${code ?? 'unknown error'})`,
+        {
+          cause: error,
+        },
+      );
+  }
+}
+
+function ioFailure(path: string, error: unknown): IotdmError {
+  if (error instanceof IotdmError) return error;
+  const reason = systemErrorCode(error) ?? 'unknown error';
+  return new IotdmError('tpm-unavailable.connection', `${path} failed while it was in use (${reason})`, {
+    cause: error,
+  });
+}

@@ -1,0 +1,642 @@
+/**
+ * The TPM commands that iotdm uses, as promises over tss.js. The only file that knows tss.js: it marshals and
+ * unmarshals, while connecting, retrying, checking and cleaning up are done here, because tss.js prints, retries
+ * without pause, loses half of the response code and throws where nobody can catch.
+ */
+import { createHash } from 'node:crypto';
+import {
+  Session,
+  TPM2B_PRIVATE,
+  TPM2B_PUBLIC_KEY_RSA,
+  TPM_ALG_ID,
+  TPM_CAP,
+  TPM_CC,
+  TPM_HANDLE,
+  TPM_RH,
+  TPML_HANDLE,
+  TPML_TAGGED_TPM_PROPERTY,
+  TPMS_KEYEDHASH_PARMS,
+  TPMS_NULL_SIG_SCHEME,
+  TPMS_NV_PUBLIC,
+  TPMS_RSA_PARMS,
+  TPMS_SCHEME_HMAC,
+  TPMS_SENSITIVE_CREATE,
+  TPMT_PUBLIC,
+  TPMT_SYM_DEF_OBJECT,
+  TPM2B_DIGEST_KEYEDHASH,
+  Tpm,
+  type CreatePrimaryResponse,
+  type CreateResponse,
+  type GetCapabilityResponse,
+  type NV_ReadPublicResponse,
+  type ReadPublicResponse,
+  type SequenceCompleteResponse,
+  type TpmBuffer,
+  type TpmError,
+} from 'tss.js';
+import type { ReqStructure } from 'tss.js/lib/TpmStructure.js';
+import { IotdmError } from '../errors.ts';
+import { EK_AUTH_POLICY } from './endorsement-key.ts';
+import { isRetryable, responseError, saysAbsent } from './response-code.ts';
+import { RESPONSE_HEADER_BYTES, type TpmTransport } from './transport.ts';
+
+/** A command that was sent, for `-vv` and for the manifest. Holds no parameters: they may be secret. */
+export interface TpmCommandTrace {
+  /** The specification's name, such as `ReadPublic`. */
+  readonly command: string;
+  readonly responseCode: number;
+  readonly elapsedMs: number;
+}
+
+/** A key as ReadPublic, CreatePrimary and Load describe it. */
+export interface PublicObject {
+  /** Marshalled TPM2B_PUBLIC, its 2-byte size included. */
+  readonly publicArea: Buffer;
+  /** nameAlg and digest of the public area. */
+  readonly name: Buffer;
+  /** TPM_ALG_ID of the object. */
+  readonly type: number;
+  readonly nameAlg: number;
+  /** TPMA_OBJECT. */
+  readonly attributes: number;
+  readonly authPolicy: Buffer;
+  /** Set for RSA keys. */
+  readonly rsa?: { readonly bits: number; readonly exponent: number; readonly modulus: Buffer };
+  /** Set for KEYEDHASH objects that sign: the hash of their HMAC scheme. */
+  readonly hmacHash?: number;
+}
+
+export interface TransientObject extends PublicObject {
+  readonly handle: number;
+}
+
+/** What TPM2_Create gives: a key that only its parent can load. */
+export interface WrappedKey {
+  readonly privatePart: Buffer;
+  readonly publicPart: Buffer;
+}
+
+export interface NvPublic {
+  /** TPMA_NV. */
+  readonly attributes: number;
+  readonly nameAlg: number;
+  /** Bytes. */
+  readonly dataSize: number;
+}
+
+/** Authorization values of the hierarchies; absent ones are empty. */
+export interface HierarchyAuth {
+  readonly owner?: Buffer;
+  readonly endorsement?: Buffer;
+}
+
+export interface TpmOptions {
+  readonly auth?: HierarchyAuth;
+  readonly onCommand?: (trace: TpmCommandTrace) => void;
+  /** Aborted: no new work is begun, what was loaded is still flushed. */
+  readonly signal?: AbortSignal;
+  /** Waits between retries; a test gives one that does not wait. */
+  readonly delay?: (milliseconds: number) => Promise<void>;
+}
+
+export type Hierarchy = 'owner' | 'endorsement';
+
+/** TPMA_OBJECT, Part 2, section 8.3. */
+export const ObjectAttributes = {
+  fixedTPM: 1 << 1,
+  fixedParent: 1 << 4,
+  sensitiveDataOrigin: 1 << 5,
+  userWithAuth: 1 << 6,
+  adminWithPolicy: 1 << 7,
+  noDA: 1 << 10,
+  restricted: 1 << 16,
+  decrypt: 1 << 17,
+  sign: 1 << 18,
+} as const;
+
+/** TPM_ALG_ID, Part 2, section 6.3. */
+export const Algorithm = {
+  rsa: 0x0001,
+  hmac: 0x0005,
+  keyedHash: 0x0008,
+  sha256: 0x000b,
+  ecc: 0x0023,
+} as const;
+
+/** Waits 20 ms, then twice as long each time: about 10 s in all before a busy TPM is given up. */
+const RETRY_FIRST_DELAY_MS = 20;
+const RETRY_MAX_DELAY_MS = 1000;
+const RETRY_LIMIT = 15;
+
+/** TPM_PT_INPUT_BUFFER: bytes that HMAC and SequenceUpdate take at once. */
+const PT_INPUT_BUFFER = 0x010d;
+
+/** Every TPM 2.0 takes this much; more is asked for only when it is needed. */
+const SAFE_INPUT_BYTES = 512;
+
+/** TPM_PT_NV_BUFFER_MAX is at least this on every chip that follows the PC Client profile. */
+const SAFE_NV_BYTES = 512;
+
+/** tss.js keeps unmarshalling faults to itself, in a timer callback; this subclass brings them back to the caller. */
+class GuardedTpm extends Tpm {
+  onFault: (error: unknown) => void = () => undefined;
+
+  constructor(device: TssDevice) {
+    // "Simulator" only keeps the constructor from loading a Windows library; its device is replaced at once.
+    super(true);
+    Object.assign(this, { device });
+  }
+
+  protected override dispatchCommand(
+    command: TPM_CC,
+    request: ReqStructure,
+    handler: (response: TpmBuffer) => void,
+  ): void {
+    super.dispatchCommand(command, request, (response) => {
+      try {
+        handler(response);
+      } catch (error) {
+        this.onFault(error);
+      }
+    });
+  }
+}
+
+/** The device interface of tss.js (TpmDevice.d.ts). */
+interface TssDevice {
+  connect(continuation: (error: unknown) => void): void;
+  dispatchCommand(command: Buffer, continuation: (error: unknown, response: Buffer | null) => void): void;
+  close(): void;
+}
+
+export class TpmCommands {
+  readonly #transport: TpmTransport;
+  readonly #options: TpmOptions;
+  readonly #tpm: GuardedTpm;
+  readonly #sent: string[] = [];
+  #lastCode = 0;
+
+  constructor(transport: TpmTransport, options: TpmOptions = {}) {
+    this.#transport = transport;
+    this.#options = options;
+    this.#tpm = new GuardedTpm({
+      connect: (continuation) => {
+        setImmediate(continuation, null);
+      },
+      dispatchCommand: (command, continuation) => {
+        this.#exchange(command).then(
+          (response) => {
+            continuation(null, response);
+          },
+          (error: unknown) => {
+            continuation(error, null);
+          },
+        );
+      },
+      close: () => undefined,
+    });
+  }
+
+  /** What to call this TPM in messages. */
+  get name(): string {
+    return this.#transport.name;
+  }
+
+  /** Names of the commands sent so far, retries not counted. */
+  get commandsSent(): readonly string[] {
+    return this.#sent;
+  }
+
+  async close(): Promise<void> {
+    await this.#transport.close();
+  }
+
+  /** The public part of a key, or undefined where the handle is empty. One command. */
+  async readPublic(handle: number): Promise<PublicObject | undefined> {
+    const response = await this.#unlessAbsent(() =>
+      this.#run<ReadPublicResponse>('ReadPublic', (tpm, done) => {
+        tpm.ReadPublic(new TPM_HANDLE(handle), done);
+      }),
+    );
+    return response === undefined ? undefined : describeObject(response.outPublic, response.name);
+  }
+
+  /**
+   * Derives a primary key, hands it to `use` and flushes it whatever happens. Two commands, seconds on a real chip.
+   */
+  async withPrimary<T>(
+    hierarchy: Hierarchy,
+    template: TPMT_PUBLIC,
+    use: (key: TransientObject) => Promise<T>,
+  ): Promise<T> {
+    const response = await this.#run<CreatePrimaryResponse>('CreatePrimary', (tpm, done) => {
+      tpm
+        .withSession(this.#password(hierarchy))
+        .CreatePrimary(
+          hierarchyHandle(hierarchy),
+          new TPMS_SENSITIVE_CREATE(),
+          template,
+          Buffer.alloc(0),
+          [],
+          done,
+        );
+    });
+    const handle = response.handle.handle >>> 0;
+    return this.#flushing(handle, async () =>
+      use({ handle, ...describeObject(response.outPublic, response.name) }),
+    );
+  }
+
+  /** Moves a transient key to a persistent handle. Needs owner authorization. One command. */
+  async persist(transientHandle: number, persistentHandle: number): Promise<void> {
+    await this.#evictControl(transientHandle, persistentHandle);
+  }
+
+  /** Removes the key at a persistent handle. Needs owner authorization. One command. */
+  async removePersistent(persistentHandle: number): Promise<void> {
+    await this.#evictControl(persistentHandle, persistentHandle);
+  }
+
+  async #evictControl(object: number, persistentHandle: number): Promise<void> {
+    await this.#run('EvictControl', (tpm, done) => {
+      tpm
+        .withSession(this.#password('owner'))
+        .EvictControl(
+          hierarchyHandle('owner'),
+          new TPM_HANDLE(object),
+          new TPM_HANDLE(persistentHandle),
+          done,
+        );
+    });
+  }
+
+  /**
+   * Wraps an HMAC-SHA256 key of the caller's own under a storage key: userWithAuth, noDA, sign, empty authorization.
+   * Nothing stays in the TPM. One command.
+   */
+  async createHmacKey(parentHandle: number, key: Buffer): Promise<WrappedKey> {
+    const response = await this.#run<CreateResponse>('Create', (tpm, done) => {
+      tpm.Create(
+        new TPM_HANDLE(parentHandle),
+        new TPMS_SENSITIVE_CREATE(Buffer.alloc(0), key),
+        hmacKeyTemplate(),
+        Buffer.alloc(0),
+        [],
+        done,
+      );
+    });
+    return { privatePart: response.outPrivate.buffer, publicPart: response.outPublic.toBytes() };
+  }
+
+  /** Loads a wrapped key, hands it to `use` and flushes it whatever happens. Two commands. */
+  async withLoaded<T>(
+    parentHandle: number,
+    key: WrappedKey,
+    use: (key: TransientObject) => Promise<T>,
+  ): Promise<T> {
+    const publicPart = TPMT_PUBLIC.fromBytes(key.publicPart);
+    const loaded = await this.#run<TPM_HANDLE>('Load', (tpm, done) => {
+      tpm.Load(new TPM_HANDLE(parentHandle), new TPM2B_PRIVATE(key.privatePart), publicPart, done);
+    });
+    const handle = loaded.handle >>> 0;
+    return this.#flushing(handle, async () =>
+      use({ handle, ...describeObject(publicPart, publicPart.getName()) }),
+    );
+  }
+
+  /** HMAC-SHA256 of the data by a key in the TPM. One command up to 512 bytes, a sequence above. */
+  async hmac(handle: number, data: Buffer): Promise<Buffer> {
+    if (data.length > SAFE_INPUT_BYTES) return this.hmacOfStream(handle, [data]);
+    return this.#hmacAtOnce(handle, data);
+  }
+
+  #hmacAtOnce(handle: number, data: Buffer): Promise<Buffer> {
+    return this.#run<Buffer>('HMAC', (tpm, done) => {
+      tpm.HMAC(new TPM_HANDLE(handle), data, TPM_ALG_ID.SHA256, done);
+    });
+  }
+
+  /** HMAC-SHA256 of any amount of data: one command if it fits the TPM's input buffer, else a sequence. */
+  async hmacOfStream(handle: number, data: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<Buffer> {
+    const chunks = rechunk(data, (await this.property(PT_INPUT_BUFFER)) ?? SAFE_INPUT_BYTES);
+    const first = await chunks.next();
+    if (first.done === true) return this.#hmacAtOnce(handle, Buffer.alloc(0));
+    let next = await chunks.next();
+    if (next.done === true) return this.#hmacAtOnce(handle, first.value);
+
+    const sequence = await this.#run<TPM_HANDLE>('HMAC_Start', (tpm, done) => {
+      tpm.HMAC_Start(new TPM_HANDLE(handle), Buffer.alloc(0), TPM_ALG_ID.SHA256, done);
+    });
+    const update = async (chunk: Buffer): Promise<void> => {
+      await this.#run('SequenceUpdate', (tpm, done) => {
+        tpm.SequenceUpdate(sequence, chunk, done);
+      });
+    };
+    try {
+      await update(first.value);
+      let last = next.value;
+      for (;;) {
+        next = await chunks.next();
+        if (next.done === true) break;
+        await update(last);
+        last = next.value;
+      }
+      const response = await this.#run<SequenceCompleteResponse>('SequenceComplete', (tpm, done) => {
+        tpm.SequenceComplete(sequence, last, new TPM_HANDLE(TPM_RH.NULL), done);
+      });
+      return response.result;
+    } catch (error) {
+      // SequenceComplete frees the sequence only when it succeeds.
+      await this.#flushQuietly(sequence.handle >>> 0);
+      throw error;
+    }
+  }
+
+  /** Public part of an NV index, or undefined where it is not defined. One command. */
+  async nvReadPublic(index: number): Promise<NvPublic | undefined> {
+    const response = await this.#unlessAbsent(() =>
+      this.#run<NV_ReadPublicResponse>('NV_ReadPublic', (tpm, done) => {
+        tpm.NV_ReadPublic(new TPM_HANDLE(index), done);
+      }),
+    );
+    if (response === undefined) return undefined;
+    const { attributes, nameAlg, dataSize } = response.nvPublic;
+    return { attributes: attributes >>> 0, nameAlg, dataSize };
+  }
+
+  /** Reads an NV index with its own, empty authorization. One command for each 512 bytes. */
+  async nvRead(index: number, size: number): Promise<Buffer> {
+    const pieces: Buffer[] = [];
+    for (let offset = 0; offset < size; offset += SAFE_NV_BYTES) {
+      const length = Math.min(SAFE_NV_BYTES, size - offset);
+      const piece = await this.#run<Buffer>('NV_Read', (tpm, done) => {
+        tpm.NV_Read(new TPM_HANDLE(index), new TPM_HANDLE(index), length, offset, done);
+      });
+      if (piece.length !== length) throw malformed(this.name, 'NV_Read');
+      pieces.push(piece);
+    }
+    return Buffer.concat(pieces);
+  }
+
+  /** Defines an NV index with empty authorization. Needs owner authorization. One command. */
+  async nvDefine(index: number, attributes: number, dataSize: number): Promise<void> {
+    await this.#run('NV_DefineSpace', (tpm, done) => {
+      tpm
+        .withSession(this.#password('owner'))
+        .NV_DefineSpace(
+          hierarchyHandle('owner'),
+          Buffer.alloc(0),
+          new TPMS_NV_PUBLIC(new TPM_HANDLE(index), TPM_ALG_ID.SHA256, attributes, Buffer.alloc(0), dataSize),
+          done,
+        );
+    });
+  }
+
+  /** Writes an NV index from its beginning with its own, empty authorization. One command for each 512 bytes. */
+  async nvWrite(index: number, data: Buffer): Promise<void> {
+    for (let offset = 0; offset < data.length; offset += SAFE_NV_BYTES) {
+      const piece = data.subarray(offset, offset + SAFE_NV_BYTES);
+      await this.#run('NV_Write', (tpm, done) => {
+        tpm.NV_Write(new TPM_HANDLE(index), new TPM_HANDLE(index), piece, offset, done);
+      });
+    }
+  }
+
+  /** Removes an NV index. Needs owner authorization. One command. */
+  async nvUndefine(index: number): Promise<void> {
+    await this.#run('NV_UndefineSpace', (tpm, done) => {
+      tpm
+        .withSession(this.#password('owner'))
+        .NV_UndefineSpace(hierarchyHandle('owner'), new TPM_HANDLE(index), done);
+    });
+  }
+
+  /** Up to `count` handles in use from `first` on, of the kind that `first` belongs to. One command. */
+  async handles(first: number, count: number): Promise<number[]> {
+    const response = await this.#capability(TPM_CAP.HANDLES, first, count);
+    if (!(response instanceof TPML_HANDLE)) throw malformed(this.name, 'GetCapability');
+    return response.handle.map((handle) => handle.handle >>> 0);
+  }
+
+  /** Up to `count` properties (TPM_PT) from `first` on. One command. */
+  async properties(first: number, count: number): Promise<Map<number, number>> {
+    const response = await this.#capability(TPM_CAP.TPM_PROPERTIES, first, count);
+    if (!(response instanceof TPML_TAGGED_TPM_PROPERTY)) throw malformed(this.name, 'GetCapability');
+    return new Map(response.tpmProperty.map(({ property, value }) => [property >>> 0, value >>> 0]));
+  }
+
+  async property(id: number): Promise<number | undefined> {
+    return (await this.properties(id, 1)).get(id);
+  }
+
+  async #capability(capability: TPM_CAP, first: number, count: number): Promise<unknown> {
+    const response = await this.#run<GetCapabilityResponse>('GetCapability', (tpm, done) => {
+      tpm.GetCapability(capability, first, count, done);
+    });
+    return response.capabilityData;
+  }
+
+  #password(hierarchy: Hierarchy): Session {
+    return Session.Pw(this.#options.auth?.[hierarchy] ?? Buffer.alloc(0));
+  }
+
+  async #flushing<T>(handle: number, use: () => Promise<T>): Promise<T> {
+    let result: T;
+    try {
+      result = await use();
+    } catch (error) {
+      await this.#flushQuietly(handle);
+      throw error;
+    }
+    await this.#flush(handle);
+    return result;
+  }
+
+  async #flush(handle: number): Promise<void> {
+    await this.#run(
+      'FlushContext',
+      (tpm, done) => {
+        tpm.FlushContext(new TPM_HANDLE(handle), done);
+      },
+      { evenWhenAborted: true },
+    );
+  }
+
+  /** Cleans up after a failure: the failure that is already on its way says more than a second one. */
+  async #flushQuietly(handle: number): Promise<void> {
+    await this.#flush(handle).catch(() => undefined);
+  }
+
+  async #unlessAbsent<T>(read: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await read();
+    } catch (error) {
+      if (error instanceof IotdmError && error.code === 'tpm.key-missing' && saysAbsent(this.#lastCode)) {
+        return undefined;
+      }
+      throw error;
+    }
+  }
+
+  /** Runs one tss.js command and turns its callback into a promise. */
+  #run<T>(
+    command: string,
+    start: (tpm: Tpm, done: (error: TpmError | null, result?: T) => void) => void,
+    { evenWhenAborted = false } = {},
+  ): Promise<T> {
+    if (this.#options.signal?.aborted === true && !evenWhenAborted) {
+      return Promise.reject(new IotdmError('interrupted.signal', 'interrupted'));
+    }
+    this.#sent.push(command);
+    this.#lastCode = 0;
+    return new Promise<T>((resolve, reject) => {
+      this.#tpm.onFault = () => {
+        reject(malformed(this.name, command));
+      };
+      start(this.#tpm, (error, result) => {
+        if (this.#lastCode !== 0) reject(responseError(command, this.#lastCode));
+        else if (error instanceof IotdmError) reject(error);
+        else if (error !== null) reject(malformed(this.name, command));
+        else resolve(result as T);
+      });
+    });
+  }
+
+  /** Sends the bytes, again and again while the TPM asks for that, and notes the response code as it came. */
+  async #exchange(command: Buffer): Promise<Buffer> {
+    const delay = this.#options.delay ?? sleep;
+    for (let attempt = 0; ; attempt += 1) {
+      const started = performance.now();
+      const response = await this.#transport.send(command);
+      const responseCode = response.readUInt32BE(6);
+      this.#options.onCommand?.({
+        command: TPM_CC[command.readUInt32BE(6)] ?? 'unknown',
+        responseCode,
+        elapsedMs: performance.now() - started,
+      });
+      if (isRetryable(responseCode) && attempt < RETRY_LIMIT) {
+        await delay(Math.min(RETRY_FIRST_DELAY_MS * 2 ** attempt, RETRY_MAX_DELAY_MS));
+        continue;
+      }
+      this.#lastCode = responseCode;
+      if (responseCode !== 0 && response.length !== RESPONSE_HEADER_BYTES)
+        throw malformed(this.name, 'the command');
+      return response;
+    }
+  }
+}
+
+/**
+ * TPM 2.0's RSA 2048 endorsement key, template L-1 of the TCG EK Credential Profile: `unique` is 256 zero bytes. With
+ * another `unique` the same chip gives another key, which no manufacturer's certificate knows.
+ */
+export function ekTemplate(): TPMT_PUBLIC {
+  const { fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy, restricted, decrypt } =
+    ObjectAttributes;
+  return storageTemplate(
+    fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy | restricted | decrypt,
+    EK_AUTH_POLICY,
+  );
+}
+
+/** The storage root key: the EK template with authorization by value (TCG TPM v2.0 Provisioning Guidance, 7.5.1). */
+export function srkTemplate(): TPMT_PUBLIC {
+  const { fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt } =
+    ObjectAttributes;
+  return storageTemplate(
+    fixedTPM | fixedParent | sensitiveDataOrigin | userWithAuth | noDA | restricted | decrypt,
+    Buffer.alloc(0),
+  );
+}
+
+function storageTemplate(attributes: number, authPolicy: Buffer): TPMT_PUBLIC {
+  return new TPMT_PUBLIC(
+    TPM_ALG_ID.SHA256,
+    attributes,
+    authPolicy,
+    new TPMS_RSA_PARMS(
+      new TPMT_SYM_DEF_OBJECT(TPM_ALG_ID.AES, 128, TPM_ALG_ID.CFB),
+      new TPMS_NULL_SIG_SCHEME(),
+      2048,
+      0,
+    ),
+    new TPM2B_PUBLIC_KEY_RSA(Buffer.alloc(256)),
+  );
+}
+
+function hmacKeyTemplate(): TPMT_PUBLIC {
+  const { userWithAuth, noDA, sign } = ObjectAttributes;
+  return new TPMT_PUBLIC(
+    TPM_ALG_ID.SHA256,
+    userWithAuth | noDA | sign,
+    Buffer.alloc(0),
+    new TPMS_KEYEDHASH_PARMS(new TPMS_SCHEME_HMAC(TPM_ALG_ID.SHA256)),
+    new TPM2B_DIGEST_KEYEDHASH(Buffer.alloc(0)),
+  );
+}
+
+function describeObject(area: TPMT_PUBLIC, name: Buffer): PublicObject {
+  const publicArea = area.asTpm2B();
+  const digest = createHash('sha256').update(publicArea.subarray(2)).digest();
+  // The name proves that what was unmarshalled and marshalled again is what the TPM holds, bit for bit.
+  if (
+    area.nameAlg === TPM_ALG_ID.SHA256 &&
+    !name.equals(Buffer.concat([Buffer.from('000b', 'hex'), digest]))
+  ) {
+    throw new IotdmError('tpm-unavailable.protocol', 'the TPM names a key that is not the one it describes');
+  }
+  return {
+    publicArea,
+    name,
+    type: area.type,
+    nameAlg: area.nameAlg,
+    attributes: area.objectAttributes >>> 0,
+    authPolicy: area.authPolicy,
+    ...rsaPart(area),
+    ...hmacPart(area),
+  };
+}
+
+function rsaPart(area: TPMT_PUBLIC): Pick<PublicObject, 'rsa'> {
+  const { parameters, unique } = area;
+  if (!(parameters instanceof TPMS_RSA_PARMS) || !(unique instanceof TPM2B_PUBLIC_KEY_RSA)) return {};
+  // Part 2, 12.2.3.5: an exponent of zero stands for the default, 2^16 + 1.
+  const exponent = parameters.exponent === 0 ? 65537 : parameters.exponent;
+  return { rsa: { bits: parameters.keyBits, exponent, modulus: unique.buffer } };
+}
+
+function hmacPart(area: TPMT_PUBLIC): Pick<PublicObject, 'hmacHash'> {
+  const { parameters } = area;
+  if (!(parameters instanceof TPMS_KEYEDHASH_PARMS) || !(parameters.scheme instanceof TPMS_SCHEME_HMAC))
+    return {};
+  return { hmacHash: parameters.scheme.hashAlg };
+}
+
+function hierarchyHandle(hierarchy: Hierarchy): TPM_HANDLE {
+  return new TPM_HANDLE(hierarchy === 'owner' ? TPM_RH.OWNER : TPM_RH.ENDORSEMENT);
+}
+
+function malformed(name: string, command: string): IotdmError {
+  return new IotdmError('tpm-unavailable.protocol', `${name} answered ${command} with a malformed response`);
+}
+
+function sleep(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+/** The same bytes in pieces of exactly `size`, but for the last; no pieces for no bytes. */
+async function* rechunk(
+  data: AsyncIterable<Buffer> | Iterable<Buffer>,
+  size: number,
+): AsyncGenerator<Buffer, undefined, undefined> {
+  let rest: Buffer = Buffer.alloc(0);
+  for await (const piece of data) {
+    rest = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
+    while (rest.length >= size) {
+      yield rest.subarray(0, size);
+      rest = rest.subarray(size);
+    }
+  }
+  if (rest.length > 0) yield rest;
+  return undefined;
+}
