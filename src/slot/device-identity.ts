@@ -95,7 +95,7 @@ function splitParts(text: string): string[] {
   const parts: string[] = [];
   for (const piece of text.split(';')) {
     if (/^\s*[A-Za-z]+\s*=/.test(piece) || parts.length === 0) parts.push(piece);
-    else parts[parts.length - 1] += `;${piece}`;
+    else parts.push(`${parts.pop() ?? ''};${piece}`);
   }
   return parts.map((part) => part.replace(/;\s*$/, '')).filter((part) => part.trim() !== '');
 }

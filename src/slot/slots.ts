@@ -148,7 +148,7 @@ export async function writeSlot<W>(
       await installKey(tpm, slot, loaded.handle, uri, began);
       await tpm.nvWrite(uriIndex(slot), uri);
     } catch (error) {
-      throw began.changed ? halfDone(slot, before.view, error) : error;
+      throw began.changed ? halfDone(slot, 'written', before.view, error) : error;
     }
     return loaded.name;
   });
@@ -161,6 +161,26 @@ export async function writeSlot<W>(
   };
 }
 
+/** What a write would meet: what stands in the slot now. @throws as `writeSlot` does before it changes anything */
+export async function checkSlotWritable<W>(
+  tpm: SlotTpm<W>,
+  slot: number,
+  { overwrite = false, force = false } = {},
+): Promise<SlotView> {
+  const before = await showSlot(tpm, slot);
+  refuseToDestroy(before, { overwrite, force });
+  return before;
+}
+
+/** What clearing would destroy. @throws IotdmError `tpm.slot-foreign` */
+export async function checkSlotClearable<W>(
+  tpm: SlotTpm<W>,
+  slot: number,
+  { force = false } = {},
+): Promise<SlotView> {
+  return checkSlotWritable(tpm, slot, { overwrite: true, force });
+}
+
 /**
  * Empties a slot: the URI first, then the key.
  * @param force remove even what is not a slot's key or URI
@@ -169,7 +189,12 @@ export async function writeSlot<W>(
 export async function clearSlot<W>(tpm: SlotTpm<W>, slot: number, { force = false } = {}): Promise<SlotView> {
   const before = await showSlotParts(tpm, slot);
   refuseToDestroy(before.view, { overwrite: true, force });
-  await removeParts(tpm, slot, before, { changed: false });
+  const began = { changed: false };
+  try {
+    await removeParts(tpm, slot, before, began);
+  } catch (error) {
+    throw began.changed ? halfDone(slot, 'cleared', before.view, error) : error;
+  }
   return before.view;
 }
 
@@ -315,13 +340,13 @@ async function installKey<W>(
   }
 }
 
-/** The failure of a write that had begun to change the slot, saying so. */
-function halfDone(slot: number, before: SlotView, error: unknown): unknown {
+/** The failure of a job that had begun to change the slot, saying so. */
+function halfDone(slot: number, done: 'written' | 'cleared', before: SlotView, error: unknown): unknown {
   if (!(error instanceof IotdmError)) return error;
   const lost = before.uri === null ? '' : `; ${before.uri} is no longer in it`;
   return new IotdmError(
     'tpm.slot-incomplete',
-    `slot ${slot} was only partly written${lost}: ${error.message}`,
+    `slot ${slot} was only partly ${done}${lost}: ${error.message}`,
     {
       cause: error,
       details: { ...error.details, slot, before: before.uri, causeCode: error.code },

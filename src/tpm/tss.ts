@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import {
   Session,
+  TPMA_OBJECT,
   TPM2B_PRIVATE,
   TPM2B_PUBLIC_KEY_RSA,
   TPM_ALG_ID,
@@ -31,6 +32,7 @@ import {
   type NV_ReadPublicResponse,
   type ReadPublicResponse,
   type SequenceCompleteResponse,
+  type TPMA_NV,
   type TpmBuffer,
   type TpmError,
 } from 'tss.js';
@@ -101,18 +103,8 @@ export interface TpmOptions {
 
 export type Hierarchy = 'owner' | 'endorsement';
 
-/** TPMA_OBJECT, Part 2, section 8.3. */
-export const ObjectAttributes = {
-  fixedTPM: 1 << 1,
-  fixedParent: 1 << 4,
-  sensitiveDataOrigin: 1 << 5,
-  userWithAuth: 1 << 6,
-  adminWithPolicy: 1 << 7,
-  noDA: 1 << 10,
-  restricted: 1 << 16,
-  decrypt: 1 << 17,
-  sign: 1 << 18,
-} as const;
+/** The bits of TPMA_OBJECT that make a storage key, or not (Part 2, section 8.3). */
+export const ObjectAttributes = { restricted: 1 << 16, decrypt: 1 << 17, sign: 1 << 18 } as const;
 
 /** TPM_ALG_ID, Part 2, section 6.3. */
 export const Algorithm = {
@@ -379,7 +371,7 @@ export class TpmCommands {
   }
 
   /** Defines an NV index with empty authorization. Needs owner authorization. One command. */
-  async nvDefine(index: number, attributes: number, dataSize: number): Promise<void> {
+  async nvDefine(index: number, attributes: TPMA_NV, dataSize: number): Promise<void> {
     await this.#run('NV_DefineSpace', (tpm, done) => {
       tpm
         .withSession(this.#password('owner'))
@@ -510,7 +502,7 @@ export class TpmCommands {
       const response = await this.#transport.send(command);
       const responseCode = response.readUInt32BE(6);
       this.#options.onCommand?.({
-        command: TPM_CC[command.readUInt32BE(6)] ?? 'unknown',
+        command: this.#sent.at(-1) ?? 'unknown',
         responseCode,
         elapsedMs: performance.now() - started,
       });
@@ -531,25 +523,32 @@ export class TpmCommands {
  * another `unique` the same chip gives another key, which no manufacturer's certificate knows.
  */
 export function ekTemplate(): TPMT_PUBLIC {
-  const { fixedTPM, fixedParent, sensitiveDataOrigin, adminWithPolicy, restricted, decrypt } =
-    ObjectAttributes;
   return storageTemplate(
-    fixedTPM | fixedParent | sensitiveDataOrigin | adminWithPolicy | restricted | decrypt,
+    TPMA_OBJECT.fixedTPM |
+      TPMA_OBJECT.fixedParent |
+      TPMA_OBJECT.sensitiveDataOrigin |
+      TPMA_OBJECT.adminWithPolicy |
+      TPMA_OBJECT.restricted |
+      TPMA_OBJECT.decrypt,
     EK_AUTH_POLICY,
   );
 }
 
 /** The storage root key: the EK template with authorization by value (TCG TPM v2.0 Provisioning Guidance, 7.5.1). */
 export function srkTemplate(): TPMT_PUBLIC {
-  const { fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, decrypt } =
-    ObjectAttributes;
   return storageTemplate(
-    fixedTPM | fixedParent | sensitiveDataOrigin | userWithAuth | noDA | restricted | decrypt,
+    TPMA_OBJECT.fixedTPM |
+      TPMA_OBJECT.fixedParent |
+      TPMA_OBJECT.sensitiveDataOrigin |
+      TPMA_OBJECT.userWithAuth |
+      TPMA_OBJECT.noDA |
+      TPMA_OBJECT.restricted |
+      TPMA_OBJECT.decrypt,
     Buffer.alloc(0),
   );
 }
 
-function storageTemplate(attributes: number, authPolicy: Buffer): TPMT_PUBLIC {
+function storageTemplate(attributes: TPMA_OBJECT, authPolicy: Buffer): TPMT_PUBLIC {
   return new TPMT_PUBLIC(
     TPM_ALG_ID.SHA256,
     attributes,
@@ -565,10 +564,9 @@ function storageTemplate(attributes: number, authPolicy: Buffer): TPMT_PUBLIC {
 }
 
 function hmacKeyTemplate(): TPMT_PUBLIC {
-  const { userWithAuth, noDA, sign } = ObjectAttributes;
   return new TPMT_PUBLIC(
     TPM_ALG_ID.SHA256,
-    userWithAuth | noDA | sign,
+    TPMA_OBJECT.userWithAuth | TPMA_OBJECT.noDA | TPMA_OBJECT.sign,
     Buffer.alloc(0),
     new TPMS_KEYEDHASH_PARMS(new TPMS_SCHEME_HMAC(TPM_ALG_ID.SHA256)),
     new TPM2B_DIGEST_KEYEDHASH(Buffer.alloc(0)),

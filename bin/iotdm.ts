@@ -1,0 +1,31 @@
+#!/usr/bin/env node
+/** The process: argv, streams and signals in, exit code out. */
+import manifest from '../package.json' with { type: 'json' };
+import { main } from '../commands/main.ts';
+
+const interrupt = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => {
+    // The second time the user means it: what the TPM still holds is then left to the next command.
+    if (interrupt.signal.aborted) process.exit(130);
+    interrupt.abort();
+  });
+}
+
+// A reader that goes away (`iotdm … | head`) is no error of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+process.exitCode = await main(process.argv.slice(2), {
+  stdin: process.stdin,
+  stdout: process.stdout,
+  stderr: process.stderr,
+  environment: process.env,
+  signal: interrupt.signal,
+  clock: () => new Date(),
+  tool: `iotdm/${manifest.version}`,
+  self: [process.execPath, ...process.execArgv, process.argv[1] ?? ''],
+  ...(process.send === undefined ? {} : { notifyParent: process.send.bind(process) }),
+});

@@ -1,0 +1,122 @@
+import { Option } from 'commander';
+import { deviceIdProblem } from '../src/dps/enrollment.ts';
+import { IotdmError } from '../src/errors.ts';
+import type { HarvestLabels } from '../src/station/harvest.ts';
+import { table, type Verb } from './shared/verb.ts';
+
+export interface HarvestOptions {
+  readonly manifest: string;
+  readonly serial?: string;
+  readonly deviceId?: string;
+  readonly station?: string;
+  readonly operator?: string;
+  readonly lot?: string;
+  readonly tag?: readonly string[];
+}
+
+export interface HarvestResult {
+  readonly registrationId: string;
+  readonly serialNumber: string | null;
+  /** The manifest had this device already: nothing was written. */
+  readonly repeated: boolean;
+  readonly manifest: string;
+  /** Of the record in the manifest; null on a dry run. */
+  readonly line: number | null;
+  readonly record: object;
+  readonly dryRun?: true;
+}
+
+export const harvestVerb: Verb<[], HarvestOptions, HarvestResult> = {
+  name: 'harvest',
+  summary: 'record the identity of a device in a manifest',
+  description:
+    'Reads the endorsement key of a device and appends one record to a manifest (NDJSON), flushed to disk before ' +
+    'success is reported. Changes nothing in the TPM. The same device again changes nothing in the manifest either; ' +
+    'the same chip under another serial number, or the same serial number with another chip, is refused.',
+  examples: [
+    'iotdm harvest --manifest shift.ndjson --serial SN-0001',
+    'iotdm harvest --manifest shift.ndjson --serial SN-0001 --station EOL-3 --lot 2026-W48 --tag board=rev-c',
+  ],
+  seeAlso: ['iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek read'],
+  settings: ['tpm', 'timeout', 'dry-run'],
+  options: [
+    new Option('--manifest <file>', 'the manifest, made where there is none').makeOptionMandatory(),
+    new Option('--serial <number>', 'serial number of the device'),
+    new Option('--device-id <id>', 'device id it is to have in IoT Hub (default: the registration id)'),
+    new Option('--station <name>', 'the station that harvests'),
+    new Option('--operator <name>', 'who operates it'),
+    new Option('--lot <name>', 'production lot'),
+    new Option('--tag <key=value>', 'more to record, any number of times').argParser(
+      (value: string, before: readonly string[] | undefined) => [...(before ?? []), value],
+    ),
+  ],
+  async run(context, _args, options) {
+    const labels = toLabels(options);
+    const { harvest, readIdentity } = await import('../src/station/harvest.ts');
+    const tpm = await context.openTpm();
+    const progress = await context.console.progress(
+      'Reading the endorsement key; deriving it takes a chip a while',
+    );
+    try {
+      const job = { tpm, labels, now: context.host.clock(), tool: context.host.tool };
+      if (context.settings.dryRun) {
+        const record = await readIdentity(job);
+        const { registrationId, serialNumber } = record;
+        const shown = {
+          registrationId,
+          serialNumber,
+          repeated: false,
+          manifest: options.manifest,
+          line: null,
+        };
+        return { ...shown, record, dryRun: true };
+      }
+      const { repeated, repaired, record, line } = await harvest(options.manifest, job);
+      if (repaired)
+        context.console.warn(`the last line of ${options.manifest} was cut short and has been mended`);
+      const { registrationId, serialNumber } = record;
+      return { registrationId, serialNumber, repeated, manifest: options.manifest, line, record };
+    } finally {
+      progress.done();
+    }
+  },
+  describe({ registrationId, serialNumber, repeated, manifest, line, dryRun }, { console: { style } }) {
+    const rows = table([
+      ['Registration id', registrationId],
+      ['Serial number', serialNumber ?? '-'],
+      ['Manifest', line === null ? manifest : `${manifest}, line ${line}`],
+    ]);
+    if (dryRun === true) return `Would record:\n${rows}`;
+    if (repeated) return `${style.green('✔')} Recorded earlier; nothing to do.\n${rows}`;
+    return `${style.green('✔')} Recorded.\n${rows}`;
+  },
+};
+
+function toLabels({ serial, deviceId, station, operator, lot, tag = [] }: HarvestOptions): HarvestLabels {
+  const problem = deviceId === undefined ? undefined : deviceIdProblem(deviceId);
+  if (problem !== undefined) throw new IotdmError('usage.invalid', `--device-id: ${problem}`);
+  return {
+    serialNumber: named('--serial', serial),
+    deviceId: deviceId ?? null,
+    station: named('--station', station),
+    operator: named('--operator', operator),
+    lot: named('--lot', lot),
+    tags: Object.fromEntries(tag.map(parseTag)),
+  };
+}
+
+/** A barcode scanner may add blanks or send nothing: an empty serial number is no serial number. */
+function named(flag: string, value: string | undefined): string | null {
+  const text = value?.trim();
+  if (text === undefined) return null;
+  if (text === '' || text.length > 256 || /\p{Cc}/u.test(text)) {
+    throw new IotdmError('usage.invalid', `${flag} takes 1 to 256 printable characters`);
+  }
+  return text;
+}
+
+function parseTag(text: string): [string, string] {
+  const at = text.indexOf('=');
+  if (at < 1) throw new IotdmError('usage.invalid', `--tag takes KEY=VALUE, not "${text}"`);
+  return [text.slice(0, at), text.slice(at + 1)];
+}

@@ -1,0 +1,225 @@
+/** The command tree, and the only place where errors end: one line, one hint, one exit code. */
+import { Command, CommanderError, Option } from 'commander';
+import { IotdmError } from '../src/errors.ts';
+import { redact } from '../src/secret.ts';
+import { Console } from './shared/console.ts';
+import type { Host } from './shared/context.ts';
+import { exitCodes, toFailure } from './shared/failure.ts';
+import { declareSharedOptions } from './shared/settings.ts';
+import { declare, footer } from './shared/verb.ts';
+import { ekRead } from './ek/read.ts';
+import { enrollmentCreate } from './enrollment/create.ts';
+import { enrollmentDelete } from './enrollment/delete.ts';
+import { enrollmentExport } from './enrollment/export.ts';
+import { enrollmentImport } from './enrollment/import.ts';
+import { enrollmentList } from './enrollment/list.ts';
+import { enrollmentShow } from './enrollment/show.ts';
+import { harvestVerb } from './harvest.ts';
+import { simulatorStart } from './simulator/start.ts';
+import { simulatorStatusVerb } from './simulator/status.ts';
+import { simulatorStop } from './simulator/stop.ts';
+import { slotClear } from './slot/clear.ts';
+import { slotList } from './slot/list.ts';
+import { slotShow } from './slot/show.ts';
+import { slotSignVerb } from './slot/sign.ts';
+import { slotTokenVerb } from './slot/token.ts';
+import { slotWrite } from './slot/write.ts';
+import { srkRead } from './srk/read.ts';
+
+/**
+ * Runs one command line.
+ * @param args without the program's own name
+ * @returns the exit code
+ */
+export async function main(args: readonly string[], host: Host): Promise<number> {
+  const program = buildProgram(host);
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+    return host.signal.aborted ? 130 : 0;
+  } catch (error) {
+    return report(error, args, program, host);
+  }
+}
+
+/** The whole tree; a parsing test builds it with a host of its own. */
+export function buildProgram(host: Host): Command {
+  const program = new Command('iotdm')
+    .description(
+      'Gives devices their identity: reads the endorsement key of a TPM 2.0, enrolls it with ' +
+        "Azure's Device Provisioning Service (DPS), and writes connection strings into TPM slots.",
+    )
+    .version(host.tool.replace('iotdm/', ''), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print help for a command')
+    .helpCommand(false)
+    .configureHelp({
+      // The shared options stand in the help of the commands that heed them.
+      visibleOptions: ({ options }) => [
+        ...options.filter(({ long }) => long === '--version'),
+        new Option('-h, --help', 'print help for a command'),
+      ],
+    })
+    .showSuggestionAfterError(true)
+    .addHelpText(
+      'after',
+      footer(
+        [
+          'iotdm ek read                                            the EK and its registration id',
+          'iotdm harvest --serial SN-0001 --manifest shift.ndjson   record a device on the line',
+          'iotdm enrollment import shift.ndjson                     enroll what was recorded',
+          'iotdm slot write 0 --connection-string-file cs.txt       give the device its identity',
+        ],
+        ['iotdm <command> --help', 'iotdm help exit-codes'],
+      ),
+    );
+  declareSharedOptions(program);
+
+  program.commandsGroup('The TPM of a device:');
+  program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host)]));
+  program.addCommand(noun('srk', 'the storage root key', [declare(srkRead, host)]));
+  program.addCommand(
+    noun('slot', 'identities in the TPM: ten slots, each with a key and the name it belongs to', [
+      declare(slotList, host),
+      declare(slotShow, host),
+      declare(slotWrite, host),
+      declare(slotTokenVerb, host),
+      declare(slotSignVerb, host),
+      declare(slotClear, host),
+    ]),
+  );
+  program.commandsGroup('From the line to the service:');
+  program.addCommand(declare(harvestVerb, host));
+  program.addCommand(
+    noun('enrollment', "individual enrollments of Azure's Device Provisioning Service", [
+      declare(enrollmentCreate, host),
+      declare(enrollmentShow, host),
+      declare(enrollmentList, host),
+      declare(enrollmentDelete, host),
+      declare(enrollmentImport, host),
+      declare(enrollmentExport, host),
+    ]),
+  );
+  program.commandsGroup('Rehearsal, never production:');
+  program.addCommand(
+    noun('simulator', 'a software TPM (swtpm)', [
+      declare(simulatorStart, host),
+      declare(simulatorStatusVerb, host),
+      declare(simulatorStop, host),
+    ]),
+  );
+  program.commandsGroup('Help:');
+  program.addCommand(helpCommand(program, host));
+  quietCommander(program, host);
+  return program;
+}
+
+function noun(name: string, summary: string, verbs: readonly Command[]): Command {
+  const command = new Command(name)
+    .summary(summary)
+    .description(`${sentence(summary)}.`)
+    .helpCommand(false);
+  for (const verb of verbs) command.addCommand(verb);
+  command.addHelpText('after', `\nNext: iotdm ${name} <command> --help`);
+  return command;
+}
+
+function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** `iotdm help exit-codes`, and `iotdm help slot write` for those who type it that way. */
+function helpCommand(program: Command, host: Host): Command {
+  return new Command('help')
+    .summary('help on a command or on exit-codes')
+    .description('Prints the help of a command, or the table of exit codes.')
+    .argument('[topic...]', 'a command, or exit-codes')
+    .action((topic: string[]) => {
+      if (topic.join(' ') === 'exit-codes') {
+        host.stdout.write(exitCodeTable());
+        return;
+      }
+      let command = program;
+      for (const name of topic) {
+        const next = command.commands.find((candidate) => candidate.name() === name);
+        if (next === undefined) {
+          throw new IotdmError('usage.invalid', `there is no help on "${topic.join(' ')}"`);
+        }
+        command = next;
+      }
+      command.outputHelp();
+    });
+}
+
+function exitCodeTable(): string {
+  const rows = exitCodes.map(([code, meaning, family]) => {
+    const prefix = family === '' ? '' : `   (error.code: ${family})`;
+    return `${String(code).padStart(4)}  ${meaning}${prefix}\n`;
+  });
+  return `Exit codes of iotdm:\n\n${rows.join('')}`;
+}
+
+/** Commander throws in place of exiting, and leaves the printing of errors to `report`. */
+function quietCommander(command: Command, host: Host): void {
+  command.exitOverride();
+  command.configureOutput({
+    writeOut: (text) => {
+      host.stdout.write(text);
+    },
+    writeErr: () => undefined,
+  });
+  for (const child of command.commands) quietCommander(child, host);
+}
+
+function report(error: unknown, args: readonly string[], program: Command, host: Host): number {
+  if (error instanceof CommanderError && error.exitCode === 0) return 0;
+  if (error instanceof CommanderError && error.code === 'commander.help') {
+    commandOf(args, program).outputHelp();
+    return 0;
+  }
+  const known = error instanceof CommanderError ? usageError(error) : error;
+  const failure = toFailure(
+    host.signal.aborted && !(known instanceof IotdmError && known.code.startsWith('interrupted'))
+      ? new IotdmError('interrupted.signal', 'interrupted', { cause: known })
+      : known,
+    fullName(commandOf(args, program)),
+  );
+  // Options may be what could not be parsed, so the plain words decide how the error is shown.
+  const asJson = args.includes('--json') || /^(1|true|yes)$/i.test(host.environment['IOTDM_JSON'] ?? '');
+  if (asJson) {
+    const { code, message, hint, details } = failure;
+    const document = { error: { code, message, hint, ...(details === undefined ? {} : { details }) } };
+    host.stderr.write(`${JSON.stringify(document)}\n`);
+  } else {
+    const verbose = args.some((argument) => /^-v+$/.test(argument) || argument === '--verbose') ? 1 : 0;
+    const color = !args.includes('--no-color') && (host.environment['NO_COLOR'] ?? '') === '';
+    const console = new Console(host, { quiet: false, verbose, color });
+    console.error(failure.message, failure.hint);
+    if (failure.stack !== undefined) console.stack(failure.stack);
+  }
+  return failure.exitCode;
+}
+
+/** `error: unknown option '--foo'\n(Did you mean --force?)` in our own form. */
+function usageError(error: CommanderError): IotdmError {
+  const [first = '', ...rest] = error.message.replace(/^error: /, '').split('\n');
+  const suggestion = rest.join(' ').trim();
+  // An option that was not recognized may carry a secret after its `=`.
+  const message = redact(first.replace(/('--?[A-Za-z-]+)=[^']*'/, "$1'").replace(/\.$/, ''));
+  return new IotdmError(
+    'usage.invalid',
+    suggestion === '' ? message : `${message} ${suggestion.charAt(0).toLowerCase()}${suggestion.slice(1)}`,
+  );
+}
+
+/** The command that the words of a command line name, as far as they name one. */
+function commandOf(args: readonly string[], program: Command): Command {
+  let command = program;
+  for (const argument of args) {
+    command = command.commands.find((candidate) => candidate.name() === argument) ?? command;
+  }
+  return command;
+}
+
+/** Such as `iotdm slot write`. */
+function fullName(command: Command): string {
+  return command.parent === null ? command.name() : `${fullName(command.parent)} ${command.name()}`;
+}

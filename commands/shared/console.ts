@@ -1,0 +1,142 @@
+/** What people see on stderr: colours, progress, warnings, questions. Results go to stdout and not through here. */
+import { createInterface } from 'node:readline/promises';
+import { Writable, type Readable } from 'node:stream';
+import { Chalk, type ChalkInstance } from 'chalk';
+import type { Ora } from 'ora';
+
+/** The process's streams, or a test's. */
+export interface Streams {
+  readonly stdin: Readable & { readonly isTTY?: boolean };
+  readonly stdout: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
+  readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
+}
+
+export interface ConsoleOptions {
+  readonly quiet: boolean;
+  readonly verbose: number;
+  readonly color: boolean;
+}
+
+/** Shown while something takes long; `done` removes it. */
+export interface Progress {
+  update(text: string): void;
+  done(): void;
+}
+
+const BAR_WIDTH = 24;
+
+export class Console {
+  readonly #streams: Streams;
+  readonly #options: ConsoleOptions;
+  /** For stdout and stderr: without colours where the stream is no terminal. */
+  readonly style: ChalkInstance;
+  readonly #errorStyle: ChalkInstance;
+  #spinner: Ora | undefined;
+
+  constructor(streams: Streams, options: ConsoleOptions) {
+    this.#streams = streams;
+    this.#options = options;
+    this.style = new Chalk({ level: options.color && streams.stdout.isTTY === true ? 1 : 0 });
+    this.#errorStyle = new Chalk({ level: options.color && streams.stderr.isTTY === true ? 1 : 0 });
+  }
+
+  /** A person sits at both ends: questions can be asked. */
+  get isInteractive(): boolean {
+    return this.#streams.stdin.isTTY === true && this.#streams.stderr.isTTY === true;
+  }
+
+  /** Something worth knowing; not with `--quiet`. */
+  note(text: string): void {
+    if (!this.#options.quiet) this.#line(`iotdm: ${text}`);
+  }
+
+  /** Something worth knowing about how it was done; from `-v` on. */
+  detail(text: string): void {
+    if (this.#options.verbose >= 1) this.#line(`iotdm: ${text}`);
+  }
+
+  /** What goes over the wire; from `-vv` on. */
+  trace(text: string): void {
+    if (this.#options.verbose >= 2) this.#line(this.#errorStyle.dim(`iotdm: ${text}`));
+  }
+
+  warn(text: string): void {
+    this.#line(`iotdm: ${this.#errorStyle.yellow('warning')}: ${text}`);
+  }
+
+  error(message: string, hint: string): void {
+    this.#line(`iotdm: ${this.#errorStyle.red('error')}: ${message}`);
+    this.#line(`iotdm: ${this.#errorStyle.cyan('hint')}: ${hint}`);
+  }
+
+  stack(text: string): void {
+    if (this.#options.verbose >= 1) this.#line(text);
+  }
+
+  /** A spinner where stderr is a terminal, nothing elsewhere. */
+  async progress(text: string): Promise<Progress> {
+    if (this.#streams.stderr.isTTY !== true || this.#options.quiet) {
+      return { update: () => undefined, done: () => undefined };
+    }
+    const { default: ora } = await import('ora');
+    // Neither Ctrl-C nor what a person types ahead is ora's business.
+    const spinner = ora({
+      text,
+      stream: this.#streams.stderr,
+      discardStdin: false,
+      hideCursor: true,
+    }).start();
+    this.#spinner = spinner;
+    return {
+      update: (next) => {
+        spinner.text = next;
+      },
+      done: () => {
+        spinner.stop();
+        this.#spinner = undefined;
+      },
+    };
+  }
+
+  /** `████████░░░░ 340/1000`, for the text of a progress line. */
+  bar(done: number, total: number): string {
+    const filled = total === 0 ? BAR_WIDTH : Math.floor((done / total) * BAR_WIDTH);
+    const { green, dim } = this.#errorStyle;
+    return `${green('█'.repeat(filled))}${dim('░'.repeat(BAR_WIDTH - filled))} ${done}/${total}`;
+  }
+
+  /** Asks a question that only `y` or `yes` answers in the affirmative. */
+  async confirm(question: string, signal: AbortSignal): Promise<boolean> {
+    const terminal = createInterface({ input: this.#streams.stdin, output: this.#streams.stderr });
+    try {
+      const answer = await terminal.question(`${question} [y/N] `, { signal });
+      return /^y(es)?$/i.test(answer.trim());
+    } finally {
+      terminal.close();
+    }
+  }
+
+  /** Reads one line from the terminal without showing what is typed. */
+  async askSecret(prompt: string, signal: AbortSignal): Promise<string> {
+    this.#streams.stderr.write(`${prompt}: `);
+    const silent = new Writable({
+      write: (_chunk, _encoding, done) => {
+        done();
+      },
+    });
+    const terminal = createInterface({ input: this.#streams.stdin, output: silent, terminal: true });
+    try {
+      return await terminal.question('', { signal });
+    } finally {
+      terminal.close();
+      this.#streams.stderr.write('\n');
+    }
+  }
+
+  #line(text: string): void {
+    const spinner = this.#spinner;
+    spinner?.clear();
+    this.#streams.stderr.write(`${text}\n`);
+    if (spinner?.isSpinning === true) spinner.render();
+  }
+}

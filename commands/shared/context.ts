@@ -1,0 +1,273 @@
+/**
+ * What a running command may use: settings, streams, and the TPM and the service as functions that connect when they
+ * are called, so that help texts and usage errors touch nothing.
+ */
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { addAbortSignal } from 'node:stream';
+import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+import { Secret } from '../../src/secret.ts';
+import type { ProvisioningService } from '../../src/dps/service.ts';
+import type { Tpm } from '../../src/tpm/tpm.ts';
+import type { HierarchyAuth } from '../../src/tpm/tss.ts';
+import { Console, type Streams } from './console.ts';
+import { CommandError } from './failure.ts';
+import { secretVariables, type Environment, type Settings } from './settings.ts';
+
+/** What the process gives to the commands. */
+export interface Host extends Streams {
+  readonly environment: Environment;
+  /** Aborted by Ctrl-C or SIGTERM. */
+  readonly signal: AbortSignal;
+  readonly clock: () => Date;
+  /** Such as `iotdm/0.1.0`. */
+  readonly tool: string;
+  /** Program and first arguments that start this very iotdm again. */
+  readonly self: readonly string[];
+  /** Present in a background process that is to say when it is ready. */
+  readonly notifyParent?: (message: unknown) => void;
+}
+
+const DEFAULT_TPM_TIMEOUT_S = 120;
+const DEFAULT_HTTP_TIMEOUT_S = 30;
+
+/** A connection string or an authorization value is far shorter. */
+const SECRET_LIMIT_BYTES = 65536;
+
+export class Context {
+  readonly host: Host;
+  readonly settings: Settings;
+  readonly console: Console;
+  #tpm: Tpm | undefined;
+  #service: ProvisioningService | undefined;
+  #stdinTakenBy: string | undefined;
+
+  constructor(host: Host, settings: Settings) {
+    this.host = host;
+    this.settings = settings;
+    this.console = new Console(host, settings);
+  }
+
+  /** Connects to the TPM on the first call. @throws IotdmError `tpm-unavailable.*`, `usage.*` */
+  async openTpm(): Promise<Tpm> {
+    this.#tpm ??= await this.#connectTpm();
+    return this.#tpm;
+  }
+
+  /** Prepares the client of the Device Provisioning Service; the first request connects. */
+  async openService(): Promise<ProvisioningService> {
+    this.#service ??= await this.#connectService();
+    return this.#service;
+  }
+
+  /** Ends all connections. */
+  async close(): Promise<void> {
+    if (this.#tpm !== undefined) {
+      const sent = this.#tpm.commandsSent;
+      this.console.detail(`${sent.length} TPM commands: ${sent.join(', ')}`);
+      await this.#tpm.close();
+    }
+    if (this.#service !== undefined) {
+      this.console.detail(`${this.#service.requests} HTTP requests to ${this.#service.host}`);
+      this.#service.close();
+    }
+  }
+
+  print(text: string | Buffer): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.host.stdout.write(text, (error) => {
+        if (error == null) resolve();
+        else reject(error);
+      });
+    });
+  }
+
+  /** Asks before something destructive. @throws IotdmError `usage.needs-confirmation` */
+  async confirm(question: string): Promise<void> {
+    if (this.settings.yes) return;
+    if (!this.console.isInteractive) {
+      throw new IotdmError(
+        'usage.needs-confirmation',
+        `not at a terminal, and this is destructive: ${question}`,
+      );
+    }
+    if (!(await this.console.confirm(question, this.host.signal))) {
+      throw new IotdmError('usage.needs-confirmation', 'not confirmed, nothing was changed');
+    }
+  }
+
+  /** The bytes of a file, or of stdin for `-`. @throws IotdmError `input.unreadable` */
+  async readInput(file: string, what: string, limitBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
+    if (file === '-') this.#takeStdin(what);
+    const pieces: Buffer[] = [];
+    let length = 0;
+    try {
+      for await (const piece of this.openInput(file)) {
+        length += piece.length;
+        if (length > limitBytes)
+          throw new IotdmError('input.invalid', `${what} is longer than ${limitBytes} bytes`);
+        pieces.push(piece);
+      }
+    } catch (error) {
+      throw readFailure(file, what, error);
+    }
+    return Buffer.concat(pieces);
+  }
+
+  /** The same as a stream. */
+  async *openInput(file: string): AsyncIterable<Buffer> {
+    const stream = file === '-' ? this.host.stdin : createReadStream(file);
+    addAbortSignal(this.host.signal, stream);
+    try {
+      for await (const piece of stream) yield typeof piece === 'string' ? Buffer.from(piece) : piece;
+    } catch (error) {
+      throw readFailure(file, file === '-' ? 'standard input' : file, error);
+    }
+  }
+
+  /**
+   * A secret from a file, stdin (`-`) or the environment; asked for at a terminal where none of them gives it.
+   * @returns undefined where there is none
+   */
+  async readSecret(file: string | undefined, variable: string, what: string): Promise<Secret | undefined> {
+    if (file === undefined) {
+      const value = this.host.environment[variable];
+      return value === undefined || value === '' ? undefined : Secret.fromText(value);
+    }
+    if (/sharedaccesskey\s*=/i.test(file)) {
+      throw new IotdmError(
+        'usage.secret-in-argv',
+        `${what} was given itself where the name of its file is expected`,
+      );
+    }
+    if (file === '-' && this.console.isInteractive) {
+      this.#takeStdin(what);
+      return Secret.fromText(await this.console.askSecret(what, this.host.signal));
+    }
+    await this.#warnIfReadableByOthers(file);
+    return Secret.fromBytes(await this.readInput(file, what, SECRET_LIMIT_BYTES));
+  }
+
+  #takeStdin(what: string): void {
+    if (this.#stdinTakenBy !== undefined) {
+      throw new IotdmError('usage.invalid', `${what} and ${this.#stdinTakenBy} cannot both come from stdin`);
+    }
+    this.#stdinTakenBy = what;
+  }
+
+  async #warnIfReadableByOthers(file: string): Promise<void> {
+    if (file === '-' || process.platform === 'win32') return;
+    const mode = await stat(file).then(
+      (found) => (found.isFile() ? found.mode : 0),
+      () => 0,
+    );
+    if ((mode & 0o077) !== 0) {
+      this.console.warn(`other users of this machine can read ${file}: chmod 600 ${file}`);
+    }
+  }
+
+  async #connectTpm(): Promise<Tpm> {
+    const { parseTcti } = await import('../../src/tpm/tcti.ts');
+    const tcti = this.settings.tpm === undefined ? undefined : parseTcti(this.settings.tpm);
+    const auth = await this.#hierarchyAuth();
+    const [{ openTransport }, { Tpm }, { decodeResponseCode }] = await Promise.all([
+      import('../../src/tpm/open.ts'),
+      import('../../src/tpm/tpm.ts'),
+      import('../../src/tpm/response-code.ts'),
+    ]);
+    const transport = await openTransport(tcti, (this.settings.timeout ?? DEFAULT_TPM_TIMEOUT_S) * 1000);
+    this.console.detail(`TPM at ${transport.name}`);
+    return new Tpm(transport, {
+      auth,
+      signal: this.host.signal,
+      onCommand: ({ command, responseCode, elapsedMs }) => {
+        const answer = responseCode === 0 ? 'ok' : decodeResponseCode(responseCode).name;
+        this.console.trace(`tpm: ${command} ${answer} ${elapsedMs.toFixed(1)} ms`);
+      },
+    });
+  }
+
+  async #hierarchyAuth(): Promise<HierarchyAuth> {
+    const { ownerAuthFile, endorsementAuthFile } = this.settings;
+    const owner = await this.readSecret(
+      ownerAuthFile,
+      secretVariables.ownerAuth,
+      'the owner authorization value',
+    );
+    const endorsement = await this.readSecret(
+      endorsementAuthFile,
+      secretVariables.endorsementAuth,
+      'the endorsement authorization value',
+    );
+    return {
+      ...(owner === undefined ? {} : { owner: withoutLineEnd(owner) }),
+      ...(endorsement === undefined ? {} : { endorsement: withoutLineEnd(endorsement) }),
+    };
+  }
+
+  async #connectService(): Promise<ProvisioningService> {
+    const secret = await this.readSecret(
+      this.settings.dpsConnectionStringFile,
+      secretVariables.dpsConnectionString,
+      "the service's connection string",
+    );
+    if (secret === undefined) {
+      throw new IotdmError('usage.no-credentials', 'no credentials for the Device Provisioning Service');
+    }
+    const [{ parseServiceConnectionString }, { openAzureService }] = await Promise.all([
+      import('../../src/dps/service-connection-string.ts'),
+      import('../../src/dps/azure-service.ts'),
+    ]);
+    const credentials = parseServiceConnectionString(secret.revealText());
+    secret.wipe();
+    const { ca, dps, timeout } = this.settings;
+    const service = openAzureService({
+      credentials,
+      ...(dps === undefined ? {} : { host: dps }),
+      ...(ca === undefined ? {} : { ca: await this.#readCertificates(ca) }),
+      timeoutMs: (timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000,
+      userAgent: this.host.tool,
+      onRequest: ({ method, path, status, elapsedMs, error }) => {
+        const answer = status === undefined ? (error ?? 'no answer') : String(status);
+        this.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
+      },
+    });
+    this.host.signal.addEventListener('abort', () => {
+      service.close();
+    });
+    return service;
+  }
+
+  async #readCertificates(file: string): Promise<string> {
+    const pem = (await this.readInput(file, 'the certificate authority')).toString('utf8');
+    if (!pem.includes('-----BEGIN CERTIFICATE-----')) {
+      throw new CommandError(
+        'input.invalid',
+        `${file} holds no PEM certificate`,
+        'convert a DER certificate with: openssl x509 -inform der -in FILE -out ca.pem',
+      );
+    }
+    return pem;
+  }
+}
+
+/** An editor ends a file with a line break that is not part of the value. */
+function withoutLineEnd(secret: Secret): Buffer {
+  const bytes = secret.bytes;
+  let end = bytes.length;
+  while (end > 0 && (bytes[end - 1] === 0x0a || bytes[end - 1] === 0x0d)) end -= 1;
+  return bytes.subarray(0, end);
+}
+
+export function readFailure(file: string, what: string, cause: unknown): unknown {
+  const code = systemErrorCode(cause);
+  if (cause instanceof IotdmError || code === undefined) return cause;
+  const name = file === '-' ? 'standard input' : file;
+  const reasons: Readonly<Record<string, string>> = {
+    ENOENT: 'there is no such file',
+    EACCES: 'permission denied',
+    EISDIR: 'it is a directory',
+  };
+  const subject = what === file ? name : `${what} from ${name}`;
+  return new IotdmError('input.unreadable', `cannot read ${subject}: ${reasons[code] ?? code}`, { cause });
+}

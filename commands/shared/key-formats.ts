@@ -1,0 +1,72 @@
+/** The forms in which `ek read` and `srk read` give a public key. */
+import { Option } from 'commander';
+import type { KeyObject } from 'node:crypto';
+import { IotdmError } from '../../src/errors.ts';
+import type { Context } from './context.ts';
+import { writeOutputFile } from './output-file.ts';
+
+export const keyFormats = ['text', 'json', 'csv', 'tpm2b', 'pem'] as const;
+export type KeyFormat = (typeof keyFormats)[number];
+
+export interface KeyOutputOptions {
+  readonly format: KeyFormat;
+  readonly out?: string;
+  readonly overwrite?: boolean;
+}
+
+export function keyOutputOptions(): Option[] {
+  return [
+    new Option('--format <format>', 'tpm2b is the raw TPM2B_PUBLIC, pem a SubjectPublicKeyInfo')
+      .choices(keyFormats)
+      .default('text'),
+    new Option('--out <file>', 'write to a file (mode 0600) and not to stdout'),
+    new Option('--overwrite', 'replace the file that --out names'),
+  ];
+}
+
+export interface KeyContents {
+  readonly result: object;
+  readonly text: string;
+  readonly csv: string;
+  readonly publicArea: Buffer;
+  readonly keyObject: () => KeyObject;
+}
+
+/** Prints a key or writes it to a file, in the form that was asked for. */
+export async function deliverKey(
+  context: Context,
+  options: KeyOutputOptions,
+  contents: KeyContents,
+): Promise<void> {
+  const content = render(context.settings.json ? 'json' : options.format, contents);
+  if (options.out !== undefined) {
+    await writeOutputFile(options.out, content, { overwrite: options.overwrite ?? false });
+    context.console.note(`wrote ${options.out}`);
+    return;
+  }
+  if (Buffer.isBuffer(content) && context.host.stdout.isTTY === true) {
+    throw new IotdmError(
+      'usage.invalid',
+      'not writing binary data to a terminal: give --out FILE or redirect stdout',
+    );
+  }
+  await context.print(content);
+}
+
+function render(
+  format: KeyFormat,
+  { result, text, csv, publicArea, keyObject }: KeyContents,
+): string | Buffer {
+  switch (format) {
+    case 'text':
+      return text;
+    case 'json':
+      return `${JSON.stringify(result, null, 2)}\n`;
+    case 'csv':
+      return csv;
+    case 'tpm2b':
+      return publicArea;
+    case 'pem':
+      return keyObject().export({ type: 'spki', format: 'pem' });
+  }
+}

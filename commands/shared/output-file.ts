@@ -1,0 +1,40 @@
+/** Files that commands make: for the owner only, and never over an existing file unless told to. */
+import { open, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+
+/**
+ * Writes a file with mode 0600 that is either whole or not there.
+ * @throws IotdmError `usage.output-exists`, `usage.output-unwritable`
+ */
+export async function writeOutputFile(
+  path: string,
+  content: string | Buffer | AsyncIterable<string>,
+  { overwrite = false } = {},
+): Promise<void> {
+  const target = overwrite ? join(dirname(path), `.${randomUUID()}.part`) : path;
+  try {
+    const file = await open(target, 'wx', 0o600);
+    try {
+      if (typeof content === 'string' || Buffer.isBuffer(content)) await file.writeFile(content);
+      else for await (const piece of content) await file.write(piece);
+      await file.sync();
+    } catch (error) {
+      await rm(target, { force: true });
+      throw error;
+    } finally {
+      await file.close();
+    }
+    if (overwrite) await rename(target, path);
+  } catch (cause) {
+    throw outputFailure(path, cause);
+  }
+}
+
+function outputFailure(path: string, cause: unknown): unknown {
+  const code = systemErrorCode(cause);
+  if (cause instanceof IotdmError || code === undefined) return cause;
+  if (code === 'EEXIST') return new IotdmError('usage.output-exists', `${path} exists already`, { cause });
+  return new IotdmError('usage.output-unwritable', `cannot write ${path} (${code})`, { cause });
+}

@@ -1,0 +1,283 @@
+/**
+ * The options that every command shares: declared once, read from the flag, the environment or iotdm.config.json, in
+ * this order.
+ */
+import { readFileSync } from 'node:fs';
+import { Option, type Command } from 'commander';
+import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+import { nearest } from '../../src/nearest.ts';
+
+export interface Settings {
+  readonly tpm: string | undefined;
+  readonly ownerAuthFile: string | undefined;
+  readonly endorsementAuthFile: string | undefined;
+  readonly dps: string | undefined;
+  readonly dpsConnectionStringFile: string | undefined;
+  readonly ca: string | undefined;
+  /** Seconds, of one TPM command or HTTP request. */
+  readonly timeout: number | undefined;
+  readonly yes: boolean;
+  readonly dryRun: boolean;
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly verbose: number;
+  readonly color: boolean;
+}
+
+/** What a command needs decides which of the shared options its help lists. */
+export type SettingGroup = 'tpm' | 'service' | 'timeout' | 'confirm' | 'dry-run' | 'output';
+
+interface SharedOption {
+  readonly key: keyof Settings | 'config';
+  readonly group: SettingGroup;
+  readonly flags: string;
+  readonly description: string;
+  /** Environment variables, first one first. */
+  readonly environment: readonly string[];
+  readonly type: 'text' | 'seconds' | 'switch' | 'count' | 'negated';
+}
+
+const sharedOptions: readonly SharedOption[] = [
+  {
+    key: 'tpm',
+    group: 'tpm',
+    flags: '--tpm <tcti>',
+    description:
+      'which TPM: device:PATH, swtpm:host=H,port=P, swtpm:path=SOCKET, cmd:COMMAND (default: /dev/tpmrm0, then /dev/tpm0)',
+    environment: ['IOTDM_TPM', 'TPM2TOOLS_TCTI'],
+    type: 'text',
+  },
+  {
+    key: 'ownerAuthFile',
+    group: 'tpm',
+    flags: '--owner-auth-file <file>',
+    description: "the owner hierarchy's authorization value, where one is set (- reads stdin)",
+    environment: [],
+    type: 'text',
+  },
+  {
+    key: 'endorsementAuthFile',
+    group: 'tpm',
+    flags: '--endorsement-auth-file <file>',
+    description: "the endorsement hierarchy's authorization value, where one is set (- reads stdin)",
+    environment: [],
+    type: 'text',
+  },
+  {
+    key: 'dps',
+    group: 'service',
+    flags: '--dps <host>',
+    description: 'DPS service host, where it is not the one in the connection string',
+    environment: ['IOTDM_DPS_HOST'],
+    type: 'text',
+  },
+  {
+    key: 'dpsConnectionStringFile',
+    group: 'service',
+    flags: '--dps-connection-string-file <file>',
+    description: "the service's connection string (- reads stdin)",
+    environment: [],
+    type: 'text',
+  },
+  {
+    key: 'ca',
+    group: 'service',
+    flags: '--ca <pem>',
+    description: 'extra certificate authority to trust, such as the emulator or an inspecting proxy',
+    environment: ['IOTDM_CA'],
+    type: 'text',
+  },
+  {
+    key: 'timeout',
+    group: 'timeout',
+    flags: '--timeout <seconds>',
+    description: 'time limit of one TPM command (default: 120) or HTTP request (default: 30)',
+    environment: [],
+    type: 'seconds',
+  },
+  {
+    key: 'yes',
+    group: 'confirm',
+    flags: '--yes',
+    description: 'do not ask before something destructive; required when not at a terminal',
+    environment: [],
+    type: 'switch',
+  },
+  {
+    key: 'dryRun',
+    group: 'dry-run',
+    flags: '--dry-run',
+    description: 'say what would be done, change nothing',
+    environment: [],
+    type: 'switch',
+  },
+  {
+    key: 'json',
+    group: 'output',
+    flags: '--json',
+    description: 'print the result, or the error, as one JSON document',
+    environment: ['IOTDM_JSON'],
+    type: 'switch',
+  },
+  {
+    key: 'quiet',
+    group: 'output',
+    flags: '-q, --quiet',
+    description: 'print results and errors only',
+    environment: [],
+    type: 'switch',
+  },
+  {
+    key: 'verbose',
+    group: 'output',
+    flags: '-v, --verbose',
+    description: 'say more; -vv traces TPM commands and HTTP requests, without secrets',
+    environment: [],
+    type: 'count',
+  },
+  {
+    key: 'color',
+    group: 'output',
+    flags: '--no-color',
+    description: 'no colours, also where stderr is a terminal',
+    environment: ['NO_COLOR'],
+    type: 'negated',
+  },
+  {
+    key: 'config',
+    group: 'output',
+    flags: '--config <file>',
+    description: 'settings file (default: iotdm.config.json in the working directory)',
+    environment: [],
+    type: 'text',
+  },
+];
+
+/** Environment variables that hold a secret itself, and so have no flag. */
+export const secretVariables = {
+  connectionString: 'IOTDM_CONNECTION_STRING',
+  dpsConnectionString: 'IOTDM_DPS_CONNECTION_STRING',
+  ownerAuth: 'IOTDM_OWNER_AUTH',
+  endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
+} as const;
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+const DEFAULT_CONFIG_FILE = 'iotdm.config.json';
+
+/** Adds the shared options to the program, where commander takes them before and after the command's name. */
+export function declareSharedOptions(program: Command): void {
+  for (const { flags, description, environment, type } of sharedOptions) {
+    const inEnvironment = environment.length === 0 ? '' : ` [${environment.join(', ')}]`;
+    const option = new Option(flags, description + inEnvironment);
+    if (type === 'count') option.argParser((_: string, before: unknown) => Number(before ?? 0) + 1);
+    program.addOption(option);
+  }
+}
+
+/** Whether a command's help lists this shared option. */
+export function isShownFor(groups: readonly SettingGroup[], option: Option): boolean {
+  const shared = sharedOptions.find(({ flags }) => flags === option.flags);
+  return shared === undefined || shared.group === 'output' || groups.includes(shared.group);
+}
+
+/**
+ * Flag, else environment, else settings file.
+ * @param flags what commander parsed, by long name in camelCase
+ * @throws IotdmError `usage.invalid`, `input.unreadable`
+ */
+export function resolveSettings(
+  flags: Readonly<Record<string, unknown>>,
+  environment: Environment,
+): Settings {
+  const file = readSettingsFile(flags['config'] as string | undefined);
+  const found = (key: string): unknown => {
+    const option = sharedOptions.find((candidate) => candidate.key === key);
+    // Commander gives a negated option the value true when it was not used.
+    const flag = option?.type === 'negated' && flags[key] === true ? undefined : flags[key];
+    if (flag !== undefined) return flag;
+    const variable = option?.environment.find((name) => (environment[name] ?? '') !== '');
+    if (variable !== undefined) return fromEnvironment(option, variable, environment[variable] ?? '');
+    return file.get(key);
+  };
+  const text = (key: keyof Settings): string | undefined => found(key) as string | undefined;
+  const timeout = found('timeout');
+  return {
+    tpm: text('tpm'),
+    ownerAuthFile: text('ownerAuthFile'),
+    endorsementAuthFile: text('endorsementAuthFile'),
+    dps: text('dps'),
+    dpsConnectionStringFile: text('dpsConnectionStringFile'),
+    ca: text('ca'),
+    timeout: timeout === undefined ? undefined : parseSeconds(timeout),
+    yes: found('yes') === true,
+    dryRun: found('dryRun') === true,
+    json: found('json') === true,
+    quiet: found('quiet') === true,
+    verbose: Number(found('verbose') ?? 0),
+    color: found('color') !== false,
+  };
+}
+
+function fromEnvironment(option: SharedOption | undefined, name: string, value: string): unknown {
+  // https://no-color.org: any value but the empty one.
+  if (option?.type === 'negated') return false;
+  if (option?.type !== 'switch') return value;
+  if (/^(1|true|yes)$/i.test(value)) return true;
+  if (/^(0|false|no)$/i.test(value)) return false;
+  throw new IotdmError('usage.invalid', `${name} is "${value}", expected 1 or 0`);
+}
+
+function readSettingsFile(given: string | undefined): Map<string, unknown> {
+  const path = given ?? DEFAULT_CONFIG_FILE;
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    if (given === undefined && systemErrorCode(cause) === 'ENOENT') return new Map();
+    const reason = systemErrorCode(cause) ?? 'unknown error';
+    throw new IotdmError('input.unreadable', `cannot read the settings file ${path} (${reason})`, { cause });
+  }
+  let settings: unknown;
+  try {
+    settings = JSON.parse(text.replace(/^\uFEFF/, ''));
+  } catch (cause) {
+    throw new IotdmError('input.invalid', `the settings file ${path} is not JSON`, { cause });
+  }
+  if (typeof settings !== 'object' || settings === null || Array.isArray(settings)) {
+    throw new IotdmError('input.invalid', `the settings file ${path} does not hold a JSON object`);
+  }
+  return new Map(Object.entries(settings).map(([key, value]) => [key, checkFileValue(path, key, value)]));
+}
+
+function checkFileValue(path: string, key: string, value: unknown): unknown {
+  const names = sharedOptions.map((option) => option.key).filter((name) => name !== 'config');
+  const option = sharedOptions.find((candidate) => candidate.key === key && candidate.key !== 'config');
+  if (option === undefined) {
+    const guess = nearest(key, names);
+    const hint = guess === undefined ? '' : `; did you mean "${guess}"?`;
+    throw new IotdmError('input.invalid', `the settings file ${path} has an unknown setting "${key}"${hint}`);
+  }
+  const expected = {
+    text: 'string',
+    seconds: 'number',
+    switch: 'boolean',
+    count: 'number',
+    negated: 'boolean',
+  }[option.type];
+  if (typeof value !== expected) {
+    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} must be a ${expected}`);
+  }
+  return value;
+}
+
+function parseSeconds(value: unknown): number {
+  const seconds = Number(value);
+  if (!Number.isFinite(seconds) || seconds <= 0 || seconds > 86400) {
+    throw new IotdmError(
+      'usage.invalid',
+      `"${String(value)}" is not a time limit: expected seconds, such as 30`,
+    );
+  }
+  return seconds;
+}

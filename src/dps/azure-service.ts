@@ -1,0 +1,295 @@
+/**
+ * ProvisioningService over Azure's own ProvisioningServiceClient, with our HTTP layer beneath it and its oddities kept
+ * in here: a bulk request without a callback never settles, a mode is misspelt in its types, an empty continuation
+ * token never ends, and nothing is retried.
+ */
+
+import { createHmac } from 'node:crypto';
+import { setTimeout as wait } from 'node:timers/promises';
+import httpBase, { type RestApiClient } from 'azure-iot-http-base';
+import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
+import { IotdmError } from '../errors.ts';
+import { AzureHttp, type HttpTrace } from './azure-http.ts';
+import { registrationIdProblem, type Enrollment, type StoredEnrollment } from './enrollment.ts';
+import { AnswerShapeError, bulkResult, enrollmentPage, storedEnrollment } from './service-answers.ts';
+import type { ServiceCredentials } from './service-connection-string.ts';
+import { connectionError, unexpectedAnswer } from './service-errors.ts';
+import { parseServiceHost } from './service-host.ts';
+import { backoffMs } from './service-retry.ts';
+import { bulkLimit, type BulkMode, type BulkResult, type ProvisioningService } from './service.ts';
+
+export type { HttpTrace } from './azure-http.ts';
+
+export interface AzureServiceOptions {
+  /** Stay the caller's: wipe the key after `close()`. */
+  readonly credentials: ServiceCredentials;
+  /** Where to connect, when it is not the host that the credentials are for. */
+  readonly host?: string;
+  /** PEM certificates, trusted in addition to Node's roots. */
+  readonly ca?: string;
+  /** For one request, from its socket to the answer's last byte; 30 s when absent. */
+  readonly timeoutMs?: number;
+  /** For name lookup, TCP and TLS of one connection; 5 s when absent. */
+  readonly connectTimeoutMs?: number;
+  /** Connections at a time; 16 when absent. */
+  readonly maxSockets?: number;
+  readonly userAgent: string;
+  /** Called once for each HTTP request, when its outcome is known. */
+  readonly onRequest?: (trace: HttpTrace) => void;
+  /** Milliseconds since 1970: dates tokens and reads `retry-after`. */
+  readonly clock?: () => number;
+  /** Replaces the wait between attempts and the jitter, in tests. */
+  readonly delay?: (ms: number, signal: AbortSignal) => Promise<unknown>;
+  readonly random?: () => number;
+}
+
+const attempts = 5;
+const retriedStatuses: readonly unknown[] = [429, 503];
+const tokenLifetimeSeconds = 3600;
+const largestPage = 1000;
+
+/** Nothing is sent before the first call. Throws `usage.invalid` for a host and `input.invalid` for a `ca` that will not do. */
+export function openAzureService(options: AzureServiceOptions): ProvisioningService {
+  return new AzureService(options);
+}
+
+class AzureService implements ProvisioningService {
+  readonly host: string;
+  requests = 0;
+  throttled = 0;
+
+  readonly #credentials: ServiceCredentials;
+  readonly #http: AzureHttp;
+  readonly #rest: RestApiClient;
+  readonly #client: ProvisioningServiceClient;
+  readonly #closed = new AbortController();
+  readonly #clock: () => number;
+  readonly #delay: (ms: number, signal: AbortSignal) => Promise<unknown>;
+  readonly #random: () => number;
+
+  constructor(options: AzureServiceOptions) {
+    this.host = options.host ?? options.credentials.host;
+    this.#credentials = options.credentials;
+    this.#clock = options.clock ?? Date.now;
+    this.#delay = options.delay ?? ((ms, signal) => wait(ms, undefined, { signal }));
+    this.#random = options.random ?? Math.random;
+    this.#http = new AzureHttp({
+      host: parseServiceHost(this.host),
+      hostText: this.host,
+      ca: options.ca,
+      timeoutMs: options.timeoutMs ?? 30_000,
+      connectTimeoutMs: options.connectTimeoutMs ?? 5_000,
+      maxSockets: options.maxSockets ?? 16,
+      clock: this.#clock,
+      onRequest: (trace) => {
+        this.requests += 1;
+        if (trace.status === 429) this.throttled += 1;
+        options.onRequest?.(trace);
+      },
+    });
+    const config = { host: this.host, sharedAccessSignature: this.#token() };
+    this.#rest = new httpBase.RestApiClient(config, options.userAgent, this.#http);
+    this.#client = new provisioningService.ProvisioningServiceClient(
+      config,
+      // npm may install two copies of azure-iot-http-base, whose private members make them different types.
+      this.#rest as unknown as ClientsRest,
+    );
+  }
+
+  async create(enrollment: Enrollment): Promise<StoredEnrollment> {
+    return this.#put(withoutEtag(enrollment));
+  }
+
+  async replace(enrollment: Enrollment, etag: string): Promise<StoredEnrollment> {
+    // The client sends the etag as If-Match.
+    return this.#put({ ...enrollment, etag: usableEtag(etag) });
+  }
+
+  async #put(enrollment: Enrollment): Promise<StoredEnrollment> {
+    const id = usableId(enrollment.registrationId);
+    const answer = await this.#call(id, (done) => {
+      this.#client.createOrUpdateIndividualEnrollment(asAzures(enrollment), done);
+    });
+    return this.#read(() => storedEnrollment(answer, id));
+  }
+
+  async find(registrationId: string): Promise<StoredEnrollment | undefined> {
+    const id = usableId(registrationId);
+    try {
+      const answer = await this.#call(id, (done) => {
+        this.#client.getIndividualEnrollment(id, done);
+      });
+      return this.#read(() => storedEnrollment(answer, id));
+    } catch (error) {
+      if (error instanceof IotdmError && error.code === 'service.not-found') return undefined;
+      throw error;
+    }
+  }
+
+  async delete(registrationId: string, etag?: string): Promise<void> {
+    const id = usableId(registrationId);
+    const ifMatch = etag === undefined ? undefined : usableEtag(etag);
+    await this.#call(id, (done) => {
+      if (ifMatch === undefined) this.#client.deleteIndividualEnrollment(id, done);
+      else this.#client.deleteIndividualEnrollment(id, ifMatch, done);
+    });
+  }
+
+  async *list(options: { pageSize?: number } = {}): AsyncIterable<readonly StoredEnrollment[]> {
+    const pageSize = Math.min(Math.max(Math.trunc(options.pageSize ?? largestPage), 1), largestPage);
+    const query = this.#client.createIndividualEnrollmentQuery(
+      { query: 'SELECT * FROM enrollments' },
+      pageSize,
+    );
+    let token: string | undefined;
+    do {
+      const before = token;
+      const answer = await this.#call(undefined, (done) => {
+        query.next(done);
+      });
+      yield this.#read(() => enrollmentPage(answer));
+      // An empty token, which the client would go on with, is none.
+      token = query.continuationToken || undefined;
+      if (token !== undefined && token === before) {
+        throw unexpectedAnswer(this.host, 'a list that comes back to the same page');
+      }
+    } while (token !== undefined);
+  }
+
+  async bulk(mode: BulkMode, enrollments: readonly Enrollment[]): Promise<BulkResult> {
+    const ids = enrollments.map((enrollment) => usableId(enrollment.registrationId));
+    if (
+      ids.length < 1 ||
+      ids.length > bulkLimit ||
+      new Set(ids.map((id) => id.toLowerCase())).size < ids.length
+    ) {
+      // The service refuses the whole request, so that nobody knows which enrollment is at fault.
+      throw new IotdmError(
+        'internal.unexpected',
+        `a bulk request takes 1 to ${bulkLimit} distinct enrollments`,
+      );
+    }
+    const answer = await this.#call(undefined, (done) => {
+      this.#client.runBulkEnrollmentOperation(
+        {
+          // The client's type says updateIfMatchEtag, which the service does not know.
+          mode: mode as 'update',
+          enrollments: enrollments.map((enrollment) =>
+            asAzures(mode === 'updateIfMatchETag' ? enrollment : withoutEtag(enrollment)),
+          ),
+        },
+        done,
+      );
+    });
+    return this.#read(() => bulkResult(answer, ids));
+  }
+
+  close(): void {
+    const error = interrupted();
+    this.#closed.abort(error);
+    this.#http.close(error);
+  }
+
+  /**
+   * One call with its repetitions, and the place where a governor of the request rate belongs. Only 429 and 503 are
+   * repeated: they say that the request was not taken up.
+   */
+  async #call(registrationId: string | undefined, start: (done: Done) => void): Promise<unknown> {
+    for (let attempt = 1; ; attempt += 1) {
+      if (this.#closed.signal.aborted) throw interrupted();
+      this.#rest.updateSharedAccessSignature(this.#token());
+      try {
+        return await answerOf(start);
+      } catch (error) {
+        const failure = this.#failure(error, registrationId);
+        if (attempt >= attempts || !retriedStatuses.includes(failure.details?.['status'])) throw failure;
+        const asked = failure.details?.['retryAfterMs'];
+        await this.#pause(typeof asked === 'number' ? asked : backoffMs(attempt, this.#random));
+      }
+    }
+  }
+
+  async #pause(ms: number): Promise<void> {
+    try {
+      await this.#delay(ms, this.#closed.signal);
+    } catch (error) {
+      throw this.#closed.signal.aborted ? interrupted() : error;
+    }
+  }
+
+  #failure(error: unknown, registrationId: string | undefined): IotdmError {
+    // The parser's own message quotes the answer.
+    const failure =
+      error instanceof SyntaxError
+        ? unexpectedAnswer(this.host, 'it is not valid JSON')
+        : connectionError(this.host, error);
+    if (registrationId === undefined) return failure;
+    return new IotdmError(failure.code, failure.message, {
+      ...(failure.cause === undefined ? {} : { cause: failure.cause }),
+      details: { ...failure.details, registrationId },
+    });
+  }
+
+  #read<T>(read: () => T): T {
+    try {
+      return read();
+    } catch (error) {
+      if (error instanceof AnswerShapeError) throw unexpectedAnswer(this.host, error.message);
+      throw error;
+    }
+  }
+
+  /** Signed for the host that the key belongs to, wherever the request goes; fresh, so that it never expires midway. */
+  #token(): string {
+    const { host, keyName, key } = this.#credentials;
+    const resource = encodeURIComponent(host);
+    const expiry = Math.ceil(this.#clock() / 1000) + tokenLifetimeSeconds;
+    const signature = createHmac('sha256', key.bytes).update(`${resource}\n${expiry}`).digest('base64');
+    return (
+      `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}` +
+      `&skn=${encodeURIComponent(keyName)}&se=${expiry}`
+    );
+  }
+}
+
+type Done = (error: unknown, body?: unknown) => void;
+
+async function answerOf(start: (done: Done) => void): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    start((error, body) => {
+      if (error instanceof Error) reject(error);
+      else resolve(body);
+    });
+  });
+}
+
+type ClientsRest = ConstructorParameters<typeof ProvisioningServiceClient>[1];
+type AzuresEnrollment = Parameters<ProvisioningServiceClient['createOrUpdateIndividualEnrollment']>[0];
+
+/** The client's type demands members that only the service sets. */
+function asAzures(enrollment: Enrollment): AzuresEnrollment {
+  return enrollment as unknown as AzuresEnrollment;
+}
+
+function withoutEtag(enrollment: Enrollment): Enrollment {
+  const copy: { -readonly [Name in keyof Enrollment]: Enrollment[Name] } = { ...enrollment };
+  delete copy.etag;
+  return copy;
+}
+
+function usableId(registrationId: string): string {
+  const problem = registrationIdProblem(registrationId.toLowerCase());
+  if (problem !== undefined) throw new IotdmError('usage.invalid', problem);
+  return registrationId;
+}
+
+function usableEtag(etag: string): string {
+  if (!/^[\x21-\x7e]+$/.test(etag)) {
+    throw new IotdmError('usage.invalid', 'an etag is printable ASCII without spaces');
+  }
+  return etag;
+}
+
+function interrupted(): IotdmError {
+  return new IotdmError('interrupted.signal', 'interrupted before the service had answered');
+}

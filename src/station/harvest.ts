@@ -1,0 +1,51 @@
+/** One device on the line: its TPM read, and one more record in the manifest. */
+import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../records/manifest.ts';
+import { describeTpm, readEkCertificate } from '../tpm/description.ts';
+import { registrationIdOf } from '../tpm/endorsement-key.ts';
+import type { Tpm } from '../tpm/tpm.ts';
+
+/** What the station knows of the device and the TPM does not. */
+export interface HarvestLabels {
+  readonly serialNumber: string | null;
+  readonly deviceId: string | null;
+  readonly station: string | null;
+  readonly operator: string | null;
+  readonly lot: string | null;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface HarvestOptions {
+  readonly tpm: Tpm;
+  readonly labels: HarvestLabels;
+  readonly now: Date;
+  /** Name and version of this program. */
+  readonly tool: string;
+}
+
+/** Reads the identity of a TPM; changes nothing in it. Five TPM commands with an EK and its certificate in place. */
+export async function readIdentity({ tpm, labels, now, tool }: HarvestOptions): Promise<HarvestedIdentity> {
+  const key = await tpm.readEndorsementKey();
+  const description = await describeTpm(tpm);
+  const certificate = await readEkCertificate(tpm);
+  return {
+    registrationId: registrationIdOf(key.publicArea),
+    endorsementKey: key.publicArea.toString('base64'),
+    ekName: key.name.toString('hex'),
+    ekCertificate: certificate?.toString('base64') ?? null,
+    // Nothing was verified, and nothing is claimed.
+    ekVerdict: null,
+    tpm: description,
+    ...labels,
+    harvestedAt: now.toISOString(),
+    tool,
+    tpmCommands: tpm.commandsSent,
+  };
+}
+
+/**
+ * Reads the identity of a TPM and appends it to the manifest, where it is on disk before this returns.
+ * @throws IotdmError `verify.identity-conflict` where the manifest has this chip or serial number otherwise
+ */
+export async function harvest(manifest: string, options: HarvestOptions): Promise<AppendedRecord> {
+  return appendRecord(manifest, await readIdentity(options));
+}
