@@ -218,7 +218,7 @@ export class Context {
       import('../../src/dps/service-connection-string.ts'),
       import('../../src/dps/azure-service.ts'),
     ]);
-    const credentials = parseServiceConnectionString(secret.revealText());
+    const credentials = parseServiceConnectionString(secret);
     secret.wipe();
     const { ca, dps, timeout } = this.settings;
     const service = openAzureService({

@@ -120,7 +120,8 @@ class ElementSplitter {
 
   *split(chunk: Buffer): Generator<Element> {
     let start = 0;
-    for (const [index, value] of chunk.entries()) {
+    for (let index = 0; index < chunk.length; index += 1) {
+      const value = chunk[index] ?? 0;
       if (this.#state === 'nested') {
         if (this.#nestedEnds(value)) {
           yield this.#finish(chunk.subarray(start, index + 1));

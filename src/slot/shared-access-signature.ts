@@ -28,10 +28,10 @@ export function formatTokenConnectionString(identity: DeviceIdentity, signature:
   return `HostName=${identity.hostName};DeviceId=${identity.deviceId}${module};SharedAccessSignature=${signature}`;
 }
 
-/** RFC 3986: everything but letters, digits and `- . _ ~` is escaped. */
+/** RFC 3986, with the same letter case in `%2a` as Azure's SDKs: the encoded text is what is signed. */
 function encode(text: string): string {
   return encodeURIComponent(text).replace(
     /[!'()*]/g,
-    (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`,
+    (character) => `%${character.charCodeAt(0).toString(16)}`,
   );
 }

@@ -308,13 +308,18 @@ async function removeParts<W>(
   { key, uri }: SlotParts,
   began: { changed: boolean },
 ): Promise<void> {
-  if (uri.kind !== 'absent') {
-    await tpm.nvUndefine(uriIndex(slot));
+  if (uri.kind !== 'absent') await changing(began, tpm.nvUndefine(uriIndex(slot)));
+  if (key.kind !== 'absent') await changing(began, tpm.removePersistent(keyHandle(slot)));
+}
+
+/** Notes that the slot has changed: also when the connection was lost, as the TPM may have done it all the same. */
+async function changing(began: { changed: boolean }, step: Promise<void>): Promise<void> {
+  try {
+    await step;
     began.changed = true;
-  }
-  if (key.kind !== 'absent') {
-    await tpm.removePersistent(keyHandle(slot));
-    began.changed = true;
+  } catch (error) {
+    if (!(error instanceof IotdmError) || !error.code.startsWith('tpm.')) began.changed = true;
+    throw error;
   }
 }
 
@@ -326,16 +331,17 @@ async function installKey<W>(
   uri: Buffer,
   began: { changed: boolean },
 ): Promise<void> {
-  await tpm.nvDefine(uriIndex(slot), URI_ATTRIBUTES, uri.length);
+  const before = began.changed;
+  await changing(began, tpm.nvDefine(uriIndex(slot), URI_ATTRIBUTES, uri.length));
   try {
     await tpm.persist(transientHandle, keyHandle(slot));
-    began.changed = true;
   } catch (error) {
-    try {
-      await tpm.nvUndefine(uriIndex(slot));
-    } catch {
-      began.changed = true;
-    }
+    await tpm.nvUndefine(uriIndex(slot)).then(
+      () => {
+        began.changed = before;
+      },
+      () => undefined,
+    );
     throw error;
   }
 }
@@ -343,10 +349,10 @@ async function installKey<W>(
 /** The failure of a job that had begun to change the slot, saying so. */
 function halfDone(slot: number, done: 'written' | 'cleared', before: SlotView, error: unknown): unknown {
   if (!(error instanceof IotdmError)) return error;
-  const lost = before.uri === null ? '' : `; ${before.uri} is no longer in it`;
+  const lost = before.uri === null ? '' : `, and may no longer hold ${before.uri}`;
   return new IotdmError(
     'tpm.slot-incomplete',
-    `slot ${slot} was only partly ${done}${lost}: ${error.message}`,
+    `slot ${slot} may be only partly ${done}${lost}: ${error.message}`,
     {
       cause: error,
       details: { ...error.details, slot, before: before.uri, causeCode: error.code },

@@ -58,10 +58,15 @@ export function nearestColumnName(name: string): string | undefined {
   return best !== undefined && best.distance <= Math.max(2, plain.length / 3) ? best.field : undefined;
 }
 
-/** Text from a file for a message: short, in quotes, and without what looks like a secret. */
-export function quoted(text: string): string {
+/** Text from a file for a message: short, and without what looks like a secret. */
+export function shownText(text: string): string {
   const safe = redact(text);
-  return JSON.stringify(safe.length > 60 ? `${safe.slice(0, 57)}...` : safe);
+  return safe.length > 60 ? `${safe.slice(0, 57)}...` : safe;
+}
+
+/** The same in quotes, on one line. */
+export function quoted(text: string): string {
+  return JSON.stringify(shownText(text));
 }
 
 /** The three reprovision policies that have a name. */

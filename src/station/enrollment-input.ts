@@ -19,6 +19,7 @@ import { readCsv, type CsvRow } from '../records/csv.ts';
 import { readJsonElements, readNdjson, type BrokenJsonRow, type JsonRow } from '../records/json-rows.ts';
 import { detectRowFormat, type RowFormat } from '../records/row-format.ts';
 import { inputError } from '../records/text-source.ts';
+import { redact } from '../secret.ts';
 import { endorsementKeyProblem, registrationIdOf } from '../tpm/endorsement-key.ts';
 import {
   booleanOf,
@@ -27,6 +28,7 @@ import {
   nearestColumnName,
   quoted,
   reprovisionPolicyOf,
+  shownText,
   type Column,
   type EnrollmentField,
 } from './enrollment-columns.ts';
@@ -500,7 +502,10 @@ class RowDraft {
 
   fault(field: string | null, spot: Spot, message: string): void {
     const { line, column } = spot;
-    this.#faults.push({ file: this.#file, line, column, field, code: 'input.invalid', message });
+    const shownField = field === null ? null : shownText(field);
+    // Names of columns come from the file, which may be a wrong one that holds secrets.
+    const shown = { field: shownField, message: redact(message) };
+    this.#faults.push({ file: this.#file, line, column, code: 'input.invalid', ...shown });
   }
 
   setText(field: EnrollmentField, text: string, spot: () => Spot): void {

@@ -4,6 +4,7 @@
  * without pause, loses half of the response code and throws where nobody can catch.
  */
 import { createHash } from 'node:crypto';
+import type { TPM_CC } from 'tss.js';
 import {
   Session,
   TPMA_OBJECT,
@@ -11,7 +12,6 @@ import {
   TPM2B_PUBLIC_KEY_RSA,
   TPM_ALG_ID,
   TPM_CAP,
-  TPM_CC,
   TPM_HANDLE,
   TPM_RH,
   TPML_HANDLE,
@@ -126,6 +126,8 @@ const PT_INPUT_BUFFER = 0x010d;
 /** Every TPM 2.0 takes this much; more is asked for only when it is needed. */
 const SAFE_INPUT_BYTES = 512;
 
+const SHA256_BYTES = 32;
+
 /** TPM_PT_NV_BUFFER_MAX is at least this on every chip that follows the PC Client profile. */
 const SAFE_NV_BYTES = 512;
 
@@ -144,9 +146,11 @@ class GuardedTpm extends Tpm {
     request: ReqStructure,
     handler: (response: TpmBuffer) => void,
   ): void {
-    super.dispatchCommand(command, request, (response) => {
+    super.dispatchCommand(command, request, (response: TpmBuffer | null) => {
       try {
-        handler(response);
+        handler(response as TpmBuffer);
+        // Reading past the end gives zeros and no error.
+        if (response?.isOk() === false) this.onFault(new RangeError('the response is too short'));
       } catch (error) {
         this.onFault(error);
       }
@@ -205,12 +209,15 @@ export class TpmCommands {
 
   /** The public part of a key, or undefined where the handle is empty. One command. */
   async readPublic(handle: number): Promise<PublicObject | undefined> {
-    const response = await this.#unlessAbsent(() =>
-      this.#run<ReadPublicResponse>('ReadPublic', (tpm, done) => {
-        tpm.ReadPublic(new TPM_HANDLE(handle), done);
-      }),
+    return this.#unlessAbsent(() =>
+      this.#run<ReadPublicResponse, PublicObject>(
+        'ReadPublic',
+        (tpm, done) => {
+          tpm.ReadPublic(new TPM_HANDLE(handle), done);
+        },
+        ({ outPublic, name }) => describeObject(outPublic, name),
+      ),
     );
-    return response === undefined ? undefined : describeObject(response.outPublic, response.name);
   }
 
   /**
@@ -221,22 +228,26 @@ export class TpmCommands {
     template: TPMT_PUBLIC,
     use: (key: TransientObject) => Promise<T>,
   ): Promise<T> {
-    const response = await this.#run<CreatePrimaryResponse>('CreatePrimary', (tpm, done) => {
-      tpm
-        .withSession(this.#password(hierarchy))
-        .CreatePrimary(
-          hierarchyHandle(hierarchy),
-          new TPMS_SENSITIVE_CREATE(),
-          template,
-          Buffer.alloc(0),
-          [],
-          done,
-        );
-    });
-    const handle = response.handle.handle >>> 0;
-    return this.#flushing(handle, async () =>
-      use({ handle, ...describeObject(response.outPublic, response.name) }),
+    const [handle, response] = await this.#run<CreatePrimaryResponse, [number, CreatePrimaryResponse]>(
+      'CreatePrimary',
+      (tpm, done) => {
+        tpm
+          .withSession(this.#password(hierarchy))
+          .CreatePrimary(
+            hierarchyHandle(hierarchy),
+            new TPMS_SENSITIVE_CREATE(),
+            template,
+            Buffer.alloc(0),
+            [],
+            done,
+          );
+      },
+      (result) => [result.handle.handle >>> 0, result],
     );
+    return this.#flushing(handle, async () => {
+      const key = this.#understand('CreatePrimary', () => describeObject(response.outPublic, response.name));
+      return use({ handle, ...key });
+    });
   }
 
   /** Moves a transient key to a persistent handle. Needs owner authorization. One command. */
@@ -267,17 +278,20 @@ export class TpmCommands {
    * Nothing stays in the TPM. One command.
    */
   async createHmacKey(parentHandle: number, key: Buffer): Promise<WrappedKey> {
-    const response = await this.#run<CreateResponse>('Create', (tpm, done) => {
-      tpm.Create(
-        new TPM_HANDLE(parentHandle),
-        new TPMS_SENSITIVE_CREATE(Buffer.alloc(0), key),
-        hmacKeyTemplate(),
-        Buffer.alloc(0),
-        [],
-        done,
-      );
-    });
-    return { privatePart: response.outPrivate.buffer, publicPart: response.outPublic.toBytes() };
+    return this.#run<CreateResponse, WrappedKey>(
+      'Create',
+      (tpm, done) => {
+        tpm.Create(
+          new TPM_HANDLE(parentHandle),
+          new TPMS_SENSITIVE_CREATE(Buffer.alloc(0), key),
+          hmacKeyTemplate(),
+          Buffer.alloc(0),
+          [],
+          done,
+        );
+      },
+      ({ outPrivate, outPublic }) => ({ privatePart: outPrivate.buffer, publicPart: outPublic.toBytes() }),
+    );
   }
 
   /** Loads a wrapped key, hands it to `use` and flushes it whatever happens. Two commands. */
@@ -287,10 +301,13 @@ export class TpmCommands {
     use: (key: TransientObject) => Promise<T>,
   ): Promise<T> {
     const publicPart = TPMT_PUBLIC.fromBytes(key.publicPart);
-    const loaded = await this.#run<TPM_HANDLE>('Load', (tpm, done) => {
-      tpm.Load(new TPM_HANDLE(parentHandle), new TPM2B_PRIVATE(key.privatePart), publicPart, done);
-    });
-    const handle = loaded.handle >>> 0;
+    const handle = await this.#run<TPM_HANDLE, number>(
+      'Load',
+      (tpm, done) => {
+        tpm.Load(new TPM_HANDLE(parentHandle), new TPM2B_PRIVATE(key.privatePart), publicPart, done);
+      },
+      (loaded) => loaded.handle >>> 0,
+    );
     return this.#flushing(handle, async () =>
       use({ handle, ...describeObject(publicPart, publicPart.getName()) }),
     );
@@ -303,9 +320,13 @@ export class TpmCommands {
   }
 
   #hmacAtOnce(handle: number, data: Buffer): Promise<Buffer> {
-    return this.#run<Buffer>('HMAC', (tpm, done) => {
-      tpm.HMAC(new TPM_HANDLE(handle), data, TPM_ALG_ID.SHA256, done);
-    });
+    return this.#run<Buffer, Buffer>(
+      'HMAC',
+      (tpm, done) => {
+        tpm.HMAC(new TPM_HANDLE(handle), data, TPM_ALG_ID.SHA256, done);
+      },
+      (result) => checkLength(result, SHA256_BYTES),
+    );
   }
 
   /** HMAC-SHA256 of any amount of data: one command if it fits the TPM's input buffer, else a sequence. */
@@ -316,9 +337,14 @@ export class TpmCommands {
     let next = await chunks.next();
     if (next.done === true) return this.#hmacAtOnce(handle, first.value);
 
-    const sequence = await this.#run<TPM_HANDLE>('HMAC_Start', (tpm, done) => {
-      tpm.HMAC_Start(new TPM_HANDLE(handle), Buffer.alloc(0), TPM_ALG_ID.SHA256, done);
-    });
+    const sequenceHandle = await this.#run<TPM_HANDLE, number>(
+      'HMAC_Start',
+      (tpm, done) => {
+        tpm.HMAC_Start(new TPM_HANDLE(handle), Buffer.alloc(0), TPM_ALG_ID.SHA256, done);
+      },
+      (started) => started.handle >>> 0,
+    );
+    const sequence = new TPM_HANDLE(sequenceHandle);
     const update = async (chunk: Buffer): Promise<void> => {
       await this.#run('SequenceUpdate', (tpm, done) => {
         tpm.SequenceUpdate(sequence, chunk, done);
@@ -333,27 +359,35 @@ export class TpmCommands {
         await update(last);
         last = next.value;
       }
-      const response = await this.#run<SequenceCompleteResponse>('SequenceComplete', (tpm, done) => {
-        tpm.SequenceComplete(sequence, last, new TPM_HANDLE(TPM_RH.NULL), done);
-      });
-      return response.result;
+      return await this.#run<SequenceCompleteResponse, Buffer>(
+        'SequenceComplete',
+        (tpm, done) => {
+          tpm.SequenceComplete(sequence, last, new TPM_HANDLE(TPM_RH.NULL), done);
+        },
+        ({ result }) => checkLength(result, SHA256_BYTES),
+      );
     } catch (error) {
       // SequenceComplete frees the sequence only when it succeeds.
-      await this.#flushQuietly(sequence.handle >>> 0);
+      await this.#flushQuietly(sequenceHandle);
       throw error;
     }
   }
 
   /** Public part of an NV index, or undefined where it is not defined. One command. */
   async nvReadPublic(index: number): Promise<NvPublic | undefined> {
-    const response = await this.#unlessAbsent(() =>
-      this.#run<NV_ReadPublicResponse>('NV_ReadPublic', (tpm, done) => {
-        tpm.NV_ReadPublic(new TPM_HANDLE(index), done);
-      }),
+    return this.#unlessAbsent(() =>
+      this.#run<NV_ReadPublicResponse, NvPublic>(
+        'NV_ReadPublic',
+        (tpm, done) => {
+          tpm.NV_ReadPublic(new TPM_HANDLE(index), done);
+        },
+        ({ nvPublic: { attributes, nameAlg, dataSize } }) => ({
+          attributes: attributes >>> 0,
+          nameAlg,
+          dataSize: dataSize >>> 0,
+        }),
+      ),
     );
-    if (response === undefined) return undefined;
-    const { attributes, nameAlg, dataSize } = response.nvPublic;
-    return { attributes: attributes >>> 0, nameAlg, dataSize };
   }
 
   /** Reads an NV index with its own, empty authorization. One command for each 512 bytes. */
@@ -361,10 +395,13 @@ export class TpmCommands {
     const pieces: Buffer[] = [];
     for (let offset = 0; offset < size; offset += SAFE_NV_BYTES) {
       const length = Math.min(SAFE_NV_BYTES, size - offset);
-      const piece = await this.#run<Buffer>('NV_Read', (tpm, done) => {
-        tpm.NV_Read(new TPM_HANDLE(index), new TPM_HANDLE(index), length, offset, done);
-      });
-      if (piece.length !== length) throw malformed(this.name, 'NV_Read');
+      const piece = await this.#run<Buffer, Buffer>(
+        'NV_Read',
+        (tpm, done) => {
+          tpm.NV_Read(new TPM_HANDLE(index), new TPM_HANDLE(index), length, offset, done);
+        },
+        (data) => checkLength(data, length),
+      );
       pieces.push(piece);
     }
     return Buffer.concat(pieces);
@@ -405,27 +442,32 @@ export class TpmCommands {
 
   /** Up to `count` handles in use from `first` on, of the kind that `first` belongs to. One command. */
   async handles(first: number, count: number): Promise<number[]> {
-    const response = await this.#capability(TPM_CAP.HANDLES, first, count);
-    if (!(response instanceof TPML_HANDLE)) throw malformed(this.name, 'GetCapability');
-    return response.handle.map((handle) => handle.handle >>> 0);
+    return this.#capability(TPM_CAP.HANDLES, first, count, (data) => {
+      if (!(data instanceof TPML_HANDLE)) throw new TypeError('not a list of handles');
+      return data.handle.map((handle) => handle.handle >>> 0);
+    });
   }
 
   /** Up to `count` properties (TPM_PT) from `first` on. One command. */
   async properties(first: number, count: number): Promise<Map<number, number>> {
-    const response = await this.#capability(TPM_CAP.TPM_PROPERTIES, first, count);
-    if (!(response instanceof TPML_TAGGED_TPM_PROPERTY)) throw malformed(this.name, 'GetCapability');
-    return new Map(response.tpmProperty.map(({ property, value }) => [property >>> 0, value >>> 0]));
+    return this.#capability(TPM_CAP.TPM_PROPERTIES, first, count, (data) => {
+      if (!(data instanceof TPML_TAGGED_TPM_PROPERTY)) throw new TypeError('not a list of properties');
+      return new Map(data.tpmProperty.map(({ property, value }) => [property >>> 0, value >>> 0]));
+    });
   }
 
   async property(id: number): Promise<number | undefined> {
     return (await this.properties(id, 1)).get(id);
   }
 
-  async #capability(capability: TPM_CAP, first: number, count: number): Promise<unknown> {
-    const response = await this.#run<GetCapabilityResponse>('GetCapability', (tpm, done) => {
-      tpm.GetCapability(capability, first, count, done);
-    });
-    return response.capabilityData;
+  #capability<R>(capability: TPM_CAP, first: number, count: number, read: (data: unknown) => R): Promise<R> {
+    return this.#run<GetCapabilityResponse, R>(
+      'GetCapability',
+      (tpm, done) => {
+        tpm.GetCapability(capability, first, count, done);
+      },
+      ({ capabilityData }) => read(capabilityData),
+    );
   }
 
   #password(hierarchy: Hierarchy): Session {
@@ -450,6 +492,7 @@ export class TpmCommands {
       (tpm, done) => {
         tpm.FlushContext(new TPM_HANDLE(handle), done);
       },
+      undefined,
       { evenWhenAborted: true },
     );
   }
@@ -470,28 +513,41 @@ export class TpmCommands {
     }
   }
 
-  /** Runs one tss.js command and turns its callback into a promise. */
-  #run<T>(
+  /**
+   * Runs one tss.js command, turns its callback into a promise, and reads its result with `read`: where tss.js left
+   * out what the TPM did not send, `read` trips, and that too is a malformed response.
+   */
+  async #run<T, R = void>(
     command: string,
     start: (tpm: Tpm, done: (error: TpmError | null, result?: T) => void) => void,
+    read?: (result: T) => R,
     { evenWhenAborted = false } = {},
-  ): Promise<T> {
+  ): Promise<R> {
     if (this.#options.signal?.aborted === true && !evenWhenAborted) {
-      return Promise.reject(new IotdmError('interrupted.signal', 'interrupted'));
+      throw new IotdmError('interrupted.signal', 'interrupted');
     }
     this.#sent.push(command);
     this.#lastCode = 0;
-    return new Promise<T>((resolve, reject) => {
+    const result = await new Promise<T>((resolve, reject) => {
       this.#tpm.onFault = () => {
         reject(malformed(this.name, command));
       };
-      start(this.#tpm, (error, result) => {
+      start(this.#tpm, (error, answer) => {
         if (this.#lastCode !== 0) reject(responseError(command, this.#lastCode));
         else if (error instanceof IotdmError) reject(error);
         else if (error !== null) reject(malformed(this.name, command));
-        else resolve(result as T);
+        else resolve(answer as T);
       });
     });
+    return this.#understand(command, () => read?.(result) as R);
+  }
+
+  #understand<R>(command: string, read: () => R): R {
+    try {
+      return read();
+    } catch (fault) {
+      throw fault instanceof IotdmError ? fault : malformed(this.name, command);
+    }
   }
 
   /** Sends the bytes, again and again while the TPM asks for that, and notes the response code as it came. */
@@ -612,6 +668,11 @@ function hmacPart(area: TPMT_PUBLIC): Pick<PublicObject, 'hmacHash'> {
 
 function hierarchyHandle(hierarchy: Hierarchy): TPM_HANDLE {
   return new TPM_HANDLE(hierarchy === 'owner' ? TPM_RH.OWNER : TPM_RH.ENDORSEMENT);
+}
+
+function checkLength(data: Buffer, length: number): Buffer {
+  if (data.length !== length) throw new TypeError(`expected ${length} bytes`);
+  return data;
 }
 
 function malformed(name: string, command: string): IotdmError {

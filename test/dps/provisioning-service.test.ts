@@ -11,6 +11,7 @@ import { parseServiceConnectionString } from '../../src/dps/service-connection-s
 import type { ProvisioningService } from '../../src/dps/service.ts';
 import { startEmulator } from '../../src/emulator/emulator.ts';
 import { IotdmError } from '../../src/errors.ts';
+import { Secret } from '../../src/secret.ts';
 import { importEnrollments } from '../../src/station/import.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
 import { MemoryService } from '../fakes/memory-service.ts';
@@ -213,3 +214,35 @@ for (const [name, open] of Object.entries(subjects)) {
     });
   });
 }
+
+describe('the emulator', () => {
+  it('counts as many requests as the client, and refuses another key', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'iotdm-dps-'));
+    const emulator = await startEmulator({ dir });
+    const ca = await readFile(emulator.info.ca, 'utf8');
+    const credentials = parseServiceConnectionString(
+      await readFile(emulator.info.connectionStringFile, 'utf8'),
+    );
+    const service = openAzureService({ credentials, ca, userAgent: 'iotdm/test' });
+    const impostor = openAzureService({
+      credentials: { ...credentials, key: Secret.fromBytes(Buffer.alloc(32)) },
+      ca,
+      userAgent: 'iotdm/test',
+    });
+    try {
+      await importEnrollments({ rows: rows(45), service, mode: 'upsert' });
+      assert.deepEqual([service.requests, emulator.requests], [5, 5]);
+      assert.equal(await codeOf(impostor.find('device-0001')), 'auth.refused');
+      assert.equal(
+        await codeOf(importEnrollments({ rows: rows(5), service: impostor, mode: 'delete' })),
+        'auth.refused',
+      );
+      assert.ok(await service.find('device-0001'));
+    } finally {
+      service.close();
+      impostor.close();
+      await emulator.close();
+      await rm(dir, { recursive: true });
+    }
+  });
+});

@@ -37,12 +37,20 @@ function checkNode() {
 
 /** `npm ci`, when the packages in the clone are not those of the lock file. The cache stays in the clone too. */
 function installPackages() {
-  const lock = createHash('sha256').update(readFileSync(join(root, 'package-lock.json'))).digest('hex');
+  const lock = createHash('sha256')
+    .update(readFileSync(join(root, 'package-lock.json')))
+    .digest('hex');
   const stamp = join(root, 'node_modules', '.iotdm-lock');
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === lock) return;
   console.error('setup: installing npm packages');
   const npm = process.env.npm_execpath;
-  const args = ['ci', '--ignore-scripts', '--cache', join(root, '.npm-cache'), ...(quiet ? ['--loglevel=error'] : [])];
+  const args = [
+    'ci',
+    '--ignore-scripts',
+    '--cache',
+    join(root, '.npm-cache'),
+    ...(quiet ? ['--loglevel=error'] : []),
+  ];
   const run =
     npm !== undefined && /npm-cli\.c?js$/.test(npm)
       ? spawnSync(process.execPath, [npm, ...args], { cwd: root, stdio: ['ignore', 2, 2] })
@@ -57,7 +65,10 @@ function installPrograms() {
   const packages = [...new Set(missing.map((name) => programs[name]))];
   const byHand = `apt-get install -y ${packages.join(' ')}`;
   if (!isInstalled('apt-get')) {
-    fail(`${missing.join(', ')} not found, and there is no apt-get here`, `install them: on Debian and Ubuntu ${byHand}`);
+    fail(
+      `${missing.join(', ')} not found, and there is no apt-get here`,
+      `install them: on Debian and Ubuntu ${byHand}`,
+    );
   }
   const sudo = process.getuid?.() === 0 ? [] : ['sudo', '-n'];
   if (sudo.length > 0 && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status !== 0) {

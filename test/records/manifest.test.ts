@@ -200,7 +200,7 @@ describe('appendRecord', () => {
     await fc.assert(
       fc.asyncProperty(
         fc.uniqueArray(text, { minLength: 1, maxLength: 4 }),
-        fc.dictionary(text, text),
+        fc.dictionary(text, text, { noNullPrototype: true }),
         async (serials, tags) => {
           await rm(file, { force: true });
           for (const serial of serials) {
@@ -302,7 +302,7 @@ describe('withFileLock', () => {
           await new Promise((resolve) => setImmediate(resolve));
           inside -= 1;
         },
-        { staleMs: 300 },
+        { staleMs: 1500 },
       ),
     );
     await Promise.all(waiters);

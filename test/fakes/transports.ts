@@ -1,0 +1,66 @@
+/** TPM transports that misbehave on demand. */
+import { IotdmError } from '../../src/errors.ts';
+import type { TpmTransport } from '../../src/tpm/transport.ts';
+
+/** Answers each command with the next scripted response, whatever it was. */
+export class ScriptedTransport implements TpmTransport {
+  readonly name = 'scripted TPM';
+  readonly sent: Buffer[] = [];
+  readonly #responses: Buffer[];
+
+  constructor(responses: readonly Buffer[]) {
+    this.#responses = [...responses];
+  }
+
+  send(command: Buffer): Promise<Buffer> {
+    this.sent.push(Buffer.from(command));
+    const response = this.#responses.shift();
+    return response === undefined
+      ? Promise.reject(new IotdmError('tpm-unavailable.connection', 'the script is at its end'))
+      : Promise.resolve(response);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** A response that consists of a header with this code. */
+export function bareResponse(code: number): Buffer {
+  const bytes = Buffer.from('80010000000a00000000', 'hex');
+  bytes.writeUInt32BE(code, 6);
+  return bytes;
+}
+
+/**
+ * Passes commands on, and dies for good at the `lethal`-th one (counted from 0), before the TPM has seen it or after it
+ * has done it.
+ */
+export class DyingTransport implements TpmTransport {
+  readonly name: string;
+  sent = 0;
+  readonly #inner: TpmTransport;
+  readonly #lethal: number;
+  readonly #moment: 'before' | 'after';
+
+  constructor(inner: TpmTransport, lethal: number, moment: 'before' | 'after') {
+    this.name = inner.name;
+    this.#inner = inner;
+    this.#lethal = lethal;
+    this.#moment = moment;
+  }
+
+  async send(command: Buffer): Promise<Buffer> {
+    const number = this.sent;
+    this.sent += 1;
+    const dead = new IotdmError('tpm-unavailable.connection', 'the connection was cut');
+    if (number > this.#lethal || (number === this.#lethal && this.#moment === 'before')) throw dead;
+    const response = await this.#inner.send(command);
+    if (number === this.#lethal) throw dead;
+    return response;
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close();
+  }
+}

@@ -1,0 +1,369 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { createHmac, randomBytes } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { parseConnectionString, type DeviceCredentials } from '../../src/slot/device-identity.ts';
+import { clearSlot, listSlots, showSlot, slotSign, slotToken, writeSlot } from '../../src/slot/slots.ts';
+import { Tpm } from '../../src/tpm/tpm.ts';
+import { DyingTransport } from '../fakes/transports.ts';
+import { scratchDirectory, softwareTpm, type SoftwareTpm } from '../lab/lab.ts';
+
+/** The HMAC vector that Limpet's documentation gives. */
+const KEY = 'bZD+qa+2VxMAX7yi6Ar2ldJ90tEkBjlgVsN74Ptz9ac=';
+const VECTOR_DATA = Buffer.from('abcdefghijklmnopqrstuvwxyz \r\n');
+const VECTOR_HMAC = 'ILKZDBZZ9aQLr3XFswjgEuTs+N2O2A1JtduBFwXWeEc=';
+const OTHER_KEY = Buffer.alloc(32, 9).toString('base64');
+
+function identity(deviceId: string, key = KEY): DeviceCredentials {
+  return parseConnectionString(
+    `HostName=plant.azure-devices.net;DeviceId=${deviceId};SharedAccessKey=${key}`,
+  );
+}
+
+/** Everything that a slot command could have changed. */
+function contents(chip: SoftwareTpm): string {
+  return ['persistent', 'transient', 'nv-index', 'loaded-session']
+    .map((kind) => chip.handles(kind as 'persistent'))
+    .join('');
+}
+
+async function refusedForRoom(chip: SoftwareTpm, why: string): Promise<void> {
+  const before = contents(chip);
+  const longest = identity('d'.repeat(128), Buffer.alloc(64, 5).toString('base64'));
+  await assert.rejects(
+    chip.use((tpm) => writeSlot(tpm, 3, longest)),
+    { code: 'tpm.no-room' },
+    why,
+  );
+  assert.equal(contents(chip), before, why);
+}
+
+async function sign(tpm: Tpm, slot: number, data: Buffer): Promise<string> {
+  async function* pieces(): AsyncGenerator<Buffer> {
+    await Promise.resolve();
+    yield data;
+  }
+  return (await slotSign(tpm, slot, pieces())).toString('base64');
+}
+
+describe('writing a slot', () => {
+  it('leaves what Limpet would leave, as tpm2-tools see it', async (t) => {
+    const chip = await softwareTpm(t);
+    const dir = await scratchDirectory(t);
+    const written = await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    assert.deepEqual(
+      { ...written, keyName: '' },
+      { slot: 3, uri: 'plant.azure-devices.net/press-17', keyName: '', replaced: false },
+    );
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), 'plant.azure-devices.net/press-17');
+    const area = chip.tool('tpm2_nvreadpublic', '0x1400103');
+    assert.match(area, /friendly: authwrite\|authread\|no_da\|written\n/);
+    assert.match(area, /hash algorithm:\s+friendly: sha256/);
+    assert.match(area, /size: 32\n/);
+    const key = chip.tool('tpm2_readpublic', '-c', '0x81000103');
+    assert.match(key, /value: userwithauth\|noda\|sign\n/);
+    assert.match(key, /value: keyedhash/);
+    assert.match(key, /value: hmac/);
+    assert.ok(key.includes(written.keyName));
+    writeFileSync(join(dir, 'data'), VECTOR_DATA);
+    chip.tool('tpm2_hmac', '-c', '0x81000103', '-o', join(dir, 'hmac'), join(dir, 'data'));
+    assert.equal(execFileSync('base64', ['-w0', join(dir, 'hmac')], { encoding: 'utf8' }), VECTOR_HMAC);
+    assert.equal(chip.handles('transient') + chip.handles('loaded-session'), '');
+  });
+
+  it('takes at most 14 TPM commands where a storage root key stands', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    await chip.use(async (tpm) => {
+      await writeSlot(tpm, 0, identity('press-17'));
+      assert.ok(tpm.commandsSent.length <= 14, tpm.commandsSent.join(' '));
+    });
+  });
+
+  it('is refused for a slot in use, and changes nothing', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    const before = contents(chip);
+    await assert.rejects(
+      chip.use((tpm) => writeSlot(tpm, 3, identity('press-18', OTHER_KEY))),
+      { code: 'tpm.slot-not-empty', message: /press-17/ },
+    );
+    assert.equal(contents(chip), before);
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), 'plant.azure-devices.net/press-17');
+    assert.equal(await chip.use((tpm) => sign(tpm, 3, VECTOR_DATA)), VECTOR_HMAC);
+  });
+
+  it('replaces the identity when told to', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    const before = contents(chip);
+    const written = await chip.use((tpm) =>
+      writeSlot(tpm, 3, identity('a-longer-name-than-before', OTHER_KEY), { overwrite: true }),
+    );
+    assert.equal(written.replaced, true);
+    assert.equal(contents(chip), before);
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), 'plant.azure-devices.net/a-longer-name-than-before');
+    assert.equal(
+      await chip.use((tpm) => sign(tpm, 3, VECTOR_DATA)),
+      createHmac('sha256', Buffer.from(OTHER_KEY, 'base64')).update(VECTOR_DATA).digest('base64'),
+    );
+  });
+
+  it('proves the slot: a TPM that signs with another key is found out', async (t) => {
+    const chip = await softwareTpm(t);
+    const transport = await chip.transport();
+    const tpm = new (class extends Tpm {
+      override async hmac(handle: number, data: Buffer): Promise<Buffer> {
+        const signature = await super.hmac(handle, data);
+        return handle >= 0x81000000 ? Buffer.from(signature).reverse() : signature;
+      }
+    })(transport);
+    await assert.rejects(writeSlot(tpm, 3, identity('press-17')), { code: 'verify.slot' });
+    await tpm.close();
+  });
+
+  it('with a key of 16 and of 64 bytes works', async (t) => {
+    const chip = await softwareTpm(t);
+    for (const [slot, bytes] of [
+      [1, 16],
+      [2, 64],
+    ] as const) {
+      const key = randomBytes(bytes);
+      await chip.use((tpm) => writeSlot(tpm, slot, identity('d', key.toString('base64'))));
+      const expected = createHmac('sha256', key).update('x').digest('base64');
+      assert.equal(await chip.use((tpm) => sign(tpm, slot, Buffer.from('x'))), expected);
+    }
+  });
+
+  it('on a chip without room for the key or for the name changes nothing', async (t) => {
+    const chip = await softwareTpm(t, { blank: true });
+    const dir = await scratchDirectory(t);
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    chip.tool('tpm2_createprimary', '-C', 'o', '-c', join(dir, 'filler.ctx'));
+    chip.tool('tpm2_flushcontext', '-t');
+    const isFull = (handle: number): boolean => {
+      try {
+        chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', join(dir, 'filler.ctx'), `0x${handle.toString(16)}`);
+        return false;
+      } catch {
+        return true;
+      } finally {
+        chip.tool('tpm2_flushcontext', '-t');
+      }
+    };
+    let filled = 0;
+    while (!isFull(0x81020000 + filled)) filled += 1;
+    assert.ok(filled > 20);
+    await refusedForRoom(chip, 'the name fits and the key does not');
+    let index = 0x1500000;
+    for (const size of [1024, 256, 64, 8]) {
+      try {
+        for (; ; index += 1)
+          chip.tool('tpm2_nvdefine', `0x${index.toString(16)}`, '-C', 'o', '-s', String(size));
+      } catch {
+        // Full for this size.
+      }
+    }
+    await refusedForRoom(chip, 'neither fits');
+  });
+
+  it('with owner authorization set needs it, and without it changes nothing', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    chip.tool('tpm2_changeauth', '-c', 'o', 'owned');
+    const before = contents(chip);
+    await assert.rejects(
+      chip.use((tpm) => writeSlot(tpm, 3, identity('press-17'))),
+      { code: 'tpm.authorization' },
+    );
+    assert.equal(contents(chip), before);
+    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')), {
+      auth: { owner: Buffer.from('owned') },
+    });
+    assert.equal((await chip.use((tpm) => showSlot(tpm, 3))).state, 'ready');
+  });
+});
+
+describe('a slot that something else uses', () => {
+  it('is foreign, and is left alone without force', async (t) => {
+    const chip = await softwareTpm(t);
+    const dir = await scratchDirectory(t);
+    chip.tool('tpm2_createprimary', '-C', 'o', '-c', join(dir, 'other.ctx'));
+    chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', join(dir, 'other.ctx'), '0x81000104');
+    chip.tool('tpm2_flushcontext', '-t');
+    chip.tool('tpm2_nvdefine', '0x1400105', '-C', 'o', '-s', '8', '-a', 'ownerread|ownerwrite');
+    const before = contents(chip);
+    for (const slot of [4, 5]) {
+      assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'foreign');
+      await assert.rejects(
+        chip.use((tpm) => writeSlot(tpm, slot, identity('press-17'), { overwrite: true })),
+        { code: 'tpm.slot-foreign' },
+      );
+      await assert.rejects(
+        chip.use((tpm) => clearSlot(tpm, slot)),
+        { code: 'tpm.slot-foreign' },
+      );
+    }
+    assert.equal(contents(chip), before);
+    for (const slot of [4, 5]) {
+      await chip.use((tpm) => writeSlot(tpm, slot, identity('press-17'), { force: true }));
+      assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'ready');
+    }
+  });
+
+  it('written by tpm2-tools in the same layout is a slot like any other', async (t) => {
+    const chip = await softwareTpm(t);
+    const dir = await scratchDirectory(t);
+    const file = (name: string): string => join(dir, name);
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    writeFileSync(file('key'), Buffer.from(KEY, 'base64'));
+    chip.tool(
+      'tpm2_import',
+      ...['-C', '0x81000001', '-G', 'hmac', '-i', file('key'), '-u', file('pub'), '-r', file('priv')],
+      ...['-a', 'userwithauth|noda|sign'],
+    );
+    chip.tool('tpm2_load', '-C', '0x81000001', '-u', file('pub'), '-r', file('priv'), '-c', file('ctx'));
+    chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', file('ctx'), '0x81000107');
+    chip.tool('tpm2_flushcontext', '-t');
+    chip.tool('tpm2_nvdefine', '0x1400107', '-C', 'o', '-s', '8', '-a', 'authread|authwrite|no_da');
+    writeFileSync(file('uri'), 'host/dev');
+    chip.tool('tpm2_nvwrite', '0x1400107', '-i', file('uri'));
+    const view = await chip.use((tpm) => showSlot(tpm, 7));
+    assert.equal(view.uri, 'host/dev');
+    assert.equal(view.state, 'ready');
+    assert.equal(await chip.use((tpm) => sign(tpm, 7, VECTOR_DATA)), VECTOR_HMAC);
+    await chip.use((tpm) => clearSlot(tpm, 7));
+    assert.equal((await chip.use((tpm) => showSlot(tpm, 7))).state, 'empty');
+  });
+});
+
+describe('showing, listing and clearing', () => {
+  it('tells empty, ready and incomplete slots apart', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(tpm, 1, identity('one')));
+    await chip.use((tpm) => writeSlot(tpm, 2, identity('two')));
+    await chip.use((tpm) => writeSlot(tpm, 9, identity('nine')));
+    chip.tool('tpm2_nvundefine', '0x1400101');
+    chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81000102');
+    const slots = await chip.use((tpm) => listSlots(tpm));
+    assert.equal(slots.length, 10);
+    assert.deepEqual(
+      slots.filter(({ state }) => state !== 'empty').map(({ slot, state, uri }) => [slot, state, uri]),
+      [
+        [1, 'incomplete', null],
+        [2, 'incomplete', 'plant.azure-devices.net/two'],
+        [9, 'ready', 'plant.azure-devices.net/nine'],
+      ],
+    );
+    for (const slot of [1, 2, 9]) await chip.use((tpm) => clearSlot(tpm, slot));
+    const after = await chip.use((tpm) => listSlots(tpm));
+    assert.ok(after.every(({ state }) => state === 'empty'));
+    await chip.use(async (tpm) => {
+      await clearSlot(tpm, 9);
+      assert.deepEqual(tpm.commandsSent, ['ReadPublic', 'NV_ReadPublic']);
+    });
+  });
+});
+
+describe('signing', () => {
+  it("gives openssl's HMAC for data of every size, and leaves no sequence behind", async (t) => {
+    const chip = await softwareTpm(t);
+    const dir = await scratchDirectory(t);
+    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    const hexKey = Buffer.from(KEY, 'base64').toString('hex');
+    for (const size of [0, 1, 511, 512, 513, 1023, 1024, 1025, 2048, 100_000]) {
+      const data = randomBytes(size);
+      writeFileSync(join(dir, 'data'), data);
+      const openssl = execFileSync('openssl', [
+        ...['dgst', '-sha256', '-mac', 'HMAC', '-macopt', `hexkey:${hexKey}`, '-binary', join(dir, 'data')],
+      ]);
+      assert.equal(await chip.use((tpm) => sign(tpm, 0, data)), openssl.toString('base64'), `${size} bytes`);
+    }
+    assert.equal(chip.handles('transient'), '');
+  });
+
+  it('that breaks off leaves no sequence behind', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    async function* breakingOff(): AsyncGenerator<Buffer> {
+      await Promise.resolve();
+      yield Buffer.alloc(5000);
+      throw new Error('the file vanished');
+    }
+    await assert.rejects(
+      chip.use((tpm) => slotSign(tpm, 0, breakingOff())),
+      /the file vanished/,
+    );
+    assert.equal(chip.handles('transient'), '');
+  });
+
+  it('with an empty slot says so', async (t) => {
+    const chip = await softwareTpm(t);
+    await assert.rejects(
+      chip.use((tpm) => sign(tpm, 0, VECTOR_DATA)),
+      { code: 'tpm.slot-empty' },
+    );
+    await assert.rejects(
+      chip.use((tpm) => slotToken(tpm, 0, 1893456000)),
+      { code: 'tpm.slot-empty' },
+    );
+  });
+
+  it('of a token takes three TPM commands', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    await chip.use(async (tpm) => {
+      const token = await slotToken(tpm, 0, 1893456000);
+      assert.deepEqual(tpm.commandsSent, ['NV_ReadPublic', 'NV_Read', 'HMAC']);
+      assert.equal(token.expiresAt, '2030-01-01T00:00:00.000Z');
+      const resource = 'plant.azure-devices.net%2Fdevices%2Fpress-17';
+      const signature = createHmac('sha256', Buffer.from(KEY, 'base64'))
+        .update(`${resource}\n1893456000`)
+        .digest('base64');
+      assert.equal(
+        token.sharedAccessSignature,
+        `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=1893456000`,
+      );
+      assert.equal(
+        token.connectionString,
+        `HostName=plant.azure-devices.net;DeviceId=press-17;SharedAccessSignature=${token.sharedAccessSignature}`,
+      );
+    });
+  });
+});
+
+describe('a connection cut at any command of a write', () => {
+  for (const moment of ['before', 'after'] as const) {
+    it(`(${moment} the TPM has done it) never leaves one identity's key under another's name`, async (t) => {
+      const chip = await softwareTpm(t);
+      await chip.use((tpm) => tpm.ensureStorageRootKey());
+      const oldHmac = VECTOR_HMAC;
+      const newHmac = createHmac('sha256', Buffer.from(OTHER_KEY, 'base64'))
+        .update(VECTOR_DATA)
+        .digest('base64');
+      for (let lethal = 0; ; lethal += 1) {
+        await chip.use((tpm) => writeSlot(tpm, 3, identity('old'), { overwrite: true }));
+        const transport = new DyingTransport(await chip.transport(), lethal, moment);
+        const tpm = new Tpm(transport);
+        const outcome = await writeSlot(tpm, 3, identity('new', OTHER_KEY), { overwrite: true }).then(
+          () => 'written',
+          (error: unknown) => (error as { code: string }).code,
+        );
+        await tpm.close();
+        // What a dead connection left loaded is for the resource manager, or the next power-up, to remove.
+        if (chip.handles('transient') !== '') chip.tool('tpm2_flushcontext', '-t');
+        const view = await chip.use((next) => showSlot(next, 3));
+        if (view.state === 'ready') {
+          const hmac = await chip.use((next) => sign(next, 3, VECTOR_DATA));
+          assert.equal(hmac, view.deviceId === 'old' ? oldHmac : newHmac, `cut at command ${lethal}`);
+        } else {
+          assert.ok(['incomplete', 'empty'].includes(view.state), `cut at command ${lethal}: ${view.state}`);
+          assert.equal(outcome, 'tpm.slot-incomplete');
+        }
+        if (outcome === 'written') break;
+      }
+    });
+  }
+});

@@ -1,0 +1,231 @@
+import assert from 'node:assert/strict';
+import { createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { openTransport } from '../../src/tpm/open.ts';
+import { parseTcti } from '../../src/tpm/tcti.ts';
+import type { DeviceFile } from '../../src/tpm/transports/device.ts';
+import { scratchDirectory } from '../lab/lab.ts';
+
+const command = Buffer.from('80010000000c0000017b0004', 'hex');
+/** TPM2_GetRandom's answer with four bytes. */
+const response = Buffer.from('8001000000100000000000040a0b0c0d', 'hex');
+const SHORT_MS = 150;
+
+/** A TPM that does with each connection what the test says. */
+async function peer(t: TestContext, behave: (socket: Socket) => void): Promise<string> {
+  const sockets = new Set<Socket>();
+  const server: Server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => undefined);
+    behave(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const address = server.address();
+  return `swtpm:host=127.0.0.1,port=${typeof address === 'object' ? String(address?.port) : ''}`;
+}
+
+async function exchange(tcti: string, timeoutMs: number): Promise<Buffer> {
+  const transport = await openTransport(parseTcti(tcti), timeoutMs);
+  try {
+    return await transport.send(command);
+  } finally {
+    await transport.close();
+  }
+}
+
+describe('a TPM over a socket', () => {
+  it('may answer in single bytes', async (t) => {
+    const tcti = await peer(t, (socket) => {
+      socket.once('data', () => {
+        for (const byte of response) socket.write(Buffer.from([byte]));
+      });
+    });
+    assert.deepEqual(await exchange(tcti, 5000), response);
+  });
+
+  it('that falls silent after any number of bytes ends in a time-out', async (t) => {
+    await Promise.all(
+      Array.from({ length: response.length }, async (_, count) => {
+        const tcti = await peer(t, (socket) => {
+          socket.once('data', () => socket.write(response.subarray(0, count)));
+        });
+        await assert.rejects(exchange(tcti, SHORT_MS), { code: 'tpm-unavailable.timeout' }, `${count} bytes`);
+      }),
+    );
+  });
+
+  it('that hangs up after any number of bytes ends in a connection error', async (t) => {
+    await Promise.all(
+      Array.from({ length: response.length }, async (_, count) => {
+        const tcti = await peer(t, (socket) => {
+          socket.once('data', () => socket.end(response.subarray(0, count)));
+        });
+        await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.connection' }, `${count} bytes`);
+      }),
+    );
+  });
+
+  it('that floods, or talks another protocol, is cut off at once', async (t) => {
+    for (const noise of [
+      'HTTP/1.1 400 Bad Request\r\n\r\n',
+      Buffer.alloc(1_000_000, 0x80),
+      Buffer.concat([response, response]),
+      Buffer.from('80017fffffff00000000', 'hex'),
+      Buffer.from('80010000000900000000', 'hex'),
+    ]) {
+      const tcti = await peer(t, (socket) => {
+        socket.once('data', () => socket.write(noise));
+      });
+      await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.protocol' });
+    }
+  });
+
+  it('that is a TPM 1.2 is called one', async (t) => {
+    const tcti = await peer(t, (socket) => {
+      socket.once('data', () => socket.write(Buffer.from('00c40000000a0000001e', 'hex')));
+    });
+    await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.not-tpm2' });
+  });
+
+  it('that speaks unasked is not believed later', async (t) => {
+    const tcti = await peer(t, (socket) => socket.write(response));
+    const transport = await openTransport(parseTcti(tcti), 5000);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.protocol' });
+    await transport.close();
+  });
+
+  it('stays dead after a time-out, as the answer may still come', async (t) => {
+    const tcti = await peer(t, () => undefined);
+    const transport = await openTransport(parseTcti(tcti), SHORT_MS);
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
+    await transport.close();
+  });
+
+  it('that is not there is a connection error, over TCP and UNIX sockets', async (t) => {
+    const dir = await scratchDirectory(t);
+    await assert.rejects(exchange('swtpm:host=127.0.0.1,port=1', 5000), {
+      code: 'tpm-unavailable.connection',
+    });
+    await assert.rejects(exchange(`swtpm:path=${join(dir, 'no.sock')}`, 5000), {
+      code: 'tpm-unavailable.connection',
+    });
+  });
+
+  it('may be a UNIX socket', async (t) => {
+    const path = join(await scratchDirectory(t), 'tpm.sock');
+    const server = createServer((socket) => {
+      socket.once('data', () => socket.write(response));
+    });
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    t.after(() => {
+      server.close();
+    });
+    assert.deepEqual(await exchange(`swtpm:path=${path}`, 5000), response);
+  });
+});
+
+describe('a TPM behind a command', () => {
+  const answer = [...response].map((byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
+
+  it('answers through the pipe', async () => {
+    assert.deepEqual(
+      await exchange(`cmd:head -c 12 >/dev/null; printf '${answer}'; cat >/dev/null`, 5000),
+      response,
+    );
+  });
+
+  it('that fails is reported with its last words', async () => {
+    await assert.rejects(exchange('cmd:echo "no route to dut" >&2; exit 7', 5000), {
+      code: 'tpm-unavailable.connection',
+      message: /ended with status 7: no route to dut$/,
+    });
+  });
+
+  it('that does not exist is a connection error', async () => {
+    await assert.rejects(exchange('cmd:iotdm-no-such-program', 5000), { code: 'tpm-unavailable.connection' });
+  });
+
+  it('that never answers ends in a time-out, and does not stay behind', async () => {
+    await assert.rejects(exchange('cmd:exec sleep 60', SHORT_MS), { code: 'tpm-unavailable.timeout' });
+  });
+});
+
+describe('a TPM behind a device node', () => {
+  function device(overrides: Partial<DeviceFile>): () => Promise<DeviceFile> {
+    return () =>
+      Promise.resolve({
+        write: (bytes) => Promise.resolve({ bytesWritten: bytes.length }),
+        read: (buffer) => {
+          response.copy(buffer);
+          return Promise.resolve({ bytesRead: response.length, buffer });
+        },
+        close: () => Promise.resolve(),
+        ...overrides,
+      });
+  }
+
+  async function send(open: () => Promise<DeviceFile>): Promise<Buffer> {
+    const transport = await openTransport({ kind: 'device', path: '/dev/tpmrm0' }, SHORT_MS, open);
+    return transport.send(command);
+  }
+
+  it('takes a command in one write and gives its response in one read', async () => {
+    assert.deepEqual(await send(device({})), response);
+  });
+
+  it('explains why it cannot be opened', async () => {
+    const refusals: [string, string][] = [
+      ['ENOENT', 'tpm-unavailable.not-found'],
+      ['EACCES', 'tpm-unavailable.permission'],
+      ['EPERM', 'tpm-unavailable.permission'],
+      ['EBUSY', 'tpm-unavailable.busy'],
+      ['EIO', 'tpm-unavailable.connection'],
+    ];
+    for (const [errno, code] of refusals) {
+      const open = (): Promise<DeviceFile> =>
+        Promise.reject(Object.assign(new Error(errno), { code: errno }));
+      await assert.rejects(send(open), { code });
+    }
+  });
+
+  it('that answers short, fails or hangs ends in an error', async () => {
+    const short = device({ read: (buffer) => Promise.resolve({ bytesRead: 3, buffer }) });
+    await assert.rejects(send(short), { code: 'tpm-unavailable.protocol' });
+    const failing = device({ read: () => Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO' })) });
+    await assert.rejects(send(failing), { code: 'tpm-unavailable.connection' });
+    const hanging = device({ read: () => new Promise(() => undefined) });
+    await assert.rejects(send(hanging), { code: 'tpm-unavailable.timeout' });
+    const partial = device({ write: () => Promise.resolve({ bytesWritten: 3 }) });
+    await assert.rejects(send(partial), { code: 'tpm-unavailable.protocol' });
+  });
+
+  it('that is an ordinary file or not there is called so', async (t) => {
+    const dir = await scratchDirectory(t);
+    await assert.rejects(openTransport(parseTcti(`device:${dir}/none`), SHORT_MS), {
+      code: 'tpm-unavailable.not-found',
+    });
+    await assert.rejects(openTransport(parseTcti(`device:${import.meta.filename}`), SHORT_MS), {
+      code: 'tpm-unavailable.not-found',
+    });
+  });
+
+  it('is looked for at tpmrm0, then at tpm0, and a refusal is not passed over', async () => {
+    const tried: string[] = [];
+    const absent = (path: string): Promise<DeviceFile> => {
+      tried.push(path);
+      return Promise.reject(Object.assign(new Error('ENOENT'), { code: 'ENOENT' }));
+    };
+    await assert.rejects(openTransport(undefined, SHORT_MS, absent), { code: 'tpm-unavailable.not-found' });
+    assert.deepEqual(tried, ['/dev/tpmrm0', '/dev/tpm0']);
+    const refused = (): Promise<DeviceFile> =>
+      Promise.reject(Object.assign(new Error('EACCES'), { code: 'EACCES' }));
+    await assert.rejects(openTransport(undefined, SHORT_MS, refused), { code: 'tpm-unavailable.permission' });
+  });
+});
