@@ -8,6 +8,9 @@ import { exitCodes, toFailure } from './shared/failure.ts';
 import { declareSharedOptions } from './shared/settings.ts';
 import { declare, footer } from './shared/verb.ts';
 import { ekRead } from './ek/read.ts';
+import { emulatorStart } from './emulator/start.ts';
+import { emulatorStatusVerb } from './emulator/status.ts';
+import { emulatorStop } from './emulator/stop.ts';
 import { enrollmentCreate } from './enrollment/create.ts';
 import { enrollmentDelete } from './enrollment/delete.ts';
 import { enrollmentExport } from './enrollment/export.ts';
@@ -104,6 +107,13 @@ export function buildProgram(host: Host): Command {
       declare(simulatorStart, host),
       declare(simulatorStatusVerb, host),
       declare(simulatorStop, host),
+    ]),
+  );
+  program.addCommand(
+    noun('emulator', 'a Device Provisioning Service on loopback', [
+      declare(emulatorStart, host),
+      declare(emulatorStatusVerb, host),
+      declare(emulatorStop, host),
     ]),
   );
   program.commandsGroup('Help:');

@@ -61,6 +61,10 @@ export const errorCodes = [
 
 export type ErrorCode = (typeof errorCodes)[number];
 
+export function isErrorCode(text: string): text is ErrorCode {
+  return (errorCodes as readonly string[]).includes(text);
+}
+
 /** Facts about a failure for scripts: plain JSON, never a secret. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 

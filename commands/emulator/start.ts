@@ -1,0 +1,127 @@
+import { InvalidArgumentError, Option } from 'commander';
+import { join, resolve } from 'node:path';
+import { IotdmError } from '../../src/errors.ts';
+import type { EmulatorStatus } from '../../src/emulator/status.ts';
+import { startInBackground, type BackgroundMessage } from '../shared/background.ts';
+import type { Context } from '../shared/context.ts';
+import { table, type Verb } from '../shared/verb.ts';
+
+const notice = 'DPS emulator for rehearsal, never for production: its keys are plain files.';
+
+export const emulatorDirOption = (): Option =>
+  new Option('--dir <dir>', 'where it keeps its state').default(join('.iotdm', 'emulator'));
+
+export interface EmulatorStartOptions {
+  readonly dir: string;
+  readonly port?: number;
+  readonly foreground?: boolean;
+}
+
+export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
+  name: 'start',
+  summary: 'start a provisioning service on loopback in the background',
+  description:
+    "Starts an emulator of Azure's Device Provisioning Service for rehearsal, never for production, and returns once " +
+    'it answers. It serves the operators’ API over TLS on 127.0.0.1, with a certificate authority and a service key ' +
+    'of its own. Started again on the same directory it is the same service.',
+  examples: [
+    'iotdm emulator start',
+    'export IOTDM_CA=.iotdm/emulator/ca.pem',
+    'iotdm enrollment list --dps-connection-string-file .iotdm/emulator/service-connection-string',
+  ],
+  seeAlso: ['iotdm emulator stop', 'iotdm enrollment create', 'iotdm simulator start'],
+  settings: [],
+  options: [
+    emulatorDirOption(),
+    new Option('--port <port>', 'TCP port (default: the same as last time, or any free one)').argParser(
+      (text) => {
+        const port = Number(text);
+        if (!Number.isInteger(port) || port < 1 || port > 65535)
+          throw new InvalidArgumentError('expected 1 to 65535.');
+        return port;
+      },
+    ),
+    new Option('--foreground', 'stay until it is ended with Ctrl-C'),
+  ],
+  async run(context, _args, { dir: given, port, foreground = false }) {
+    const dir = resolve(given);
+    if (context.settings.json) context.console.warn(notice);
+    if (foreground) return serve(context, dir, port);
+    const { emulatorStatus } = await import('../../src/emulator/status.ts');
+    const before = emulatorStatus(dir);
+    if (before.running) return before;
+    const progress = await context.console.progress('Starting the emulator');
+    try {
+      const args = ['emulator', 'start', '--foreground', '--dir', dir];
+      await startInBackground(
+        context.host,
+        [...args, ...(port === undefined ? [] : ['--port', String(port)])],
+        dir,
+      );
+    } finally {
+      progress.done();
+    }
+    return emulatorStatus(dir);
+  },
+  describe,
+};
+
+/** Runs until it is told to end; tells the process that started it in the background, if there is one, how it went. */
+async function serve(context: Context, dir: string, port: number | undefined): Promise<EmulatorStatus> {
+  const { notifyParent, signal } = context.host;
+  const tell = (message: BackgroundMessage): void => {
+    notifyParent?.(message);
+  };
+  const [{ startEmulator }, { emulatorStatus }] = await Promise.all([
+    import('../../src/emulator/emulator.ts'),
+    import('../../src/emulator/status.ts'),
+  ]);
+  try {
+    const emulator = await startEmulator({
+      dir,
+      ...(port === undefined ? {} : { port }),
+      onRequest: ({ method, path, status, elapsedMs }) => {
+        context.console.trace(`emulator: ${method} ${path} ${status} ${elapsedMs.toFixed(0)} ms`);
+      },
+    });
+    const status = emulatorStatus(dir);
+    if (notifyParent === undefined) {
+      await context.print(context.settings.json ? `${JSON.stringify(status)}\n` : describe(status));
+    }
+    tell({ ready: true });
+    await new Promise<void>((ended) => {
+      if (signal.aborted) ended();
+      signal.addEventListener('abort', () => {
+        ended();
+      });
+    });
+    await emulator.close();
+  } catch (error) {
+    const { code, message } =
+      error instanceof IotdmError ? error : { code: 'internal.unexpected', message: String(error) };
+    tell({ failed: { code, message } });
+    throw error;
+  }
+  return emulatorStatus(dir);
+}
+
+function describe(status: EmulatorStatus): string {
+  return `${notice}\n${emulatorTable(status)}`;
+}
+
+export function emulatorTable(status: EmulatorStatus): string {
+  const { running, pid, host, connectionStringFile, ca, dir } = status;
+  if (!running) {
+    return table([
+      ['Running', 'no'],
+      ['State', dir],
+    ]);
+  }
+  return table([
+    ['Running', `yes, process ${pid ?? '-'}`],
+    ['DPS host', host ?? '-'],
+    ['Credentials', `--dps-connection-string-file ${connectionStringFile ?? '-'}`],
+    ['Trust', `--ca ${ca ?? '-'}`],
+    ['State', dir],
+  ]);
+}

@@ -1,0 +1,313 @@
+/**
+ * Keeps the enrollments: in memory as the JSON that is answered, and on disk as a log of every change, one JSON
+ * document a line, written before the caller hears of it.
+ *
+ * Lines: `{"start":N,"schema":1}` whenever the log is opened, `{"put":ENROLLMENT}`, `{"delete":"REGISTRATION ID"}`.
+ */
+
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
+import { IotdmError } from '../errors.ts';
+
+export interface EnrollmentRecord {
+  /** As it was written when the enrollment was created. */
+  readonly registrationId: string;
+  /** With its quotation marks, as in the JSON. */
+  readonly etag: string;
+  readonly createdDateTimeUtc: string;
+  /** The whole enrollment as the service answers it. */
+  readonly json: string;
+}
+
+export type EnrollmentChange = { readonly put: EnrollmentRecord } | { readonly delete: string };
+
+export interface EnrollmentPage {
+  readonly records: readonly EnrollmentRecord[];
+  /** Where the next page goes on, or undefined when this is the last. */
+  readonly next: string | undefined;
+}
+
+const schema = 1;
+const readSize = 4 * 1024 * 1024;
+const newline = 0x0a;
+const ownerOnly = 0o600;
+
+export class EnrollmentStore {
+  readonly #file: string;
+  readonly #records: Map<string, EnrollmentRecord>;
+  /** How often the log has been opened: with a counter it makes ETags that never repeat. */
+  readonly #start: number;
+  #writes = 0;
+  #descriptor: number | undefined;
+  #length: number;
+  /** Ids in order; may still hold deleted ones. */
+  #ordered: string[] = [];
+  /** Ids put since `#ordered` was made. */
+  #unordered = new Set<string>();
+
+  private constructor(file: string, descriptor: number, loaded: Loaded) {
+    this.#file = file;
+    this.#descriptor = descriptor;
+    this.#length = fstatSync(descriptor).size;
+    this.#records = loaded.records;
+    this.#unordered = new Set(loaded.records.keys());
+    this.#start = loaded.starts + 1;
+    this.#append(`{"start":${this.#start},"schema":${schema}}\n`);
+  }
+
+  /**
+   * Opens the log, making it if there is none. An unfinished last line, which a killed process leaves, is dropped:
+   * its caller never had an answer.
+   * @throws IotdmError `input.invalid` naming the file and the line that cannot be understood, `input.unreadable`
+   */
+  static open(file: string): EnrollmentStore {
+    try {
+      const loaded = load(file);
+      // More lines that no longer count than lines that do: worth writing anew.
+      if (loaded.lines > 2 * loaded.records.size + 16) compact(file, loaded);
+      else if (loaded.torn > 0) truncateSync(file, loaded.length);
+      return new EnrollmentStore(file, openSync(file, 'a', ownerOnly), loaded);
+    } catch (cause) {
+      if (cause instanceof IotdmError) throw cause;
+      throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
+    }
+  }
+
+  get size(): number {
+    return this.#records.size;
+  }
+
+  /** Without regard to the id's case. */
+  find(registrationId: string): EnrollmentRecord | undefined {
+    return this.#records.get(registrationId.toLowerCase());
+  }
+
+  /** Eight bytes in quoted base64; no two are alike in the life of the log. */
+  nextEtag(): string {
+    this.#writes += 1;
+    const bytes = Buffer.alloc(8);
+    bytes.writeUInt32BE(this.#start, 0);
+    bytes.writeUInt32BE(this.#writes, 4);
+    return `"${bytes.toString('base64')}"`;
+  }
+
+  /** Takes effect as a whole once it is in the log; throws, changing nothing, when it cannot be written. */
+  commit(changes: readonly EnrollmentChange[]): void {
+    if (changes.length === 0) return;
+    this.#append(changes.map(logLine).join(''));
+    for (const change of changes) {
+      if ('put' in change) {
+        const key = change.put.registrationId.toLowerCase();
+        if (!this.#records.has(key)) this.#unordered.add(key);
+        this.#records.set(key, change.put);
+      } else {
+        this.#records.delete(change.delete.toLowerCase());
+      }
+    }
+  }
+
+  /**
+   * Up to `limit` records in the order of their lower-case ids, beginning behind the id `after`, which need not exist
+   * (any more): what is put or deleted between two pages neither repeats nor hides another record.
+   */
+  page(after: string | undefined, limit: number): EnrollmentPage {
+    const ids = this.#idsInOrder();
+    const records: EnrollmentRecord[] = [];
+    let last: string | undefined;
+    for (let index = after === undefined ? 0 : firstAfter(ids, after); index < ids.length; index += 1) {
+      const id = ids[index] ?? '';
+      const record = this.#records.get(id);
+      if (record === undefined) continue;
+      if (records.length === limit) return { records, next: last };
+      records.push(record);
+      last = id;
+    }
+    return { records, next: undefined };
+  }
+
+  /** Flushes to disk; calling it again does nothing. */
+  close(): void {
+    if (this.#descriptor === undefined) return;
+    fsyncSync(this.#descriptor);
+    closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+  }
+
+  #append(text: string): void {
+    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
+    const bytes = Buffer.from(text, 'utf8');
+    try {
+      writeAll(this.#descriptor, bytes);
+    } catch (error) {
+      this.#takeBack(this.#descriptor);
+      throw error;
+    }
+    this.#length += bytes.length;
+  }
+
+  /** Removes what a failed write has left: half a line in the midst of the log could never be read again. */
+  #takeBack(descriptor: number): void {
+    try {
+      ftruncateSync(descriptor, this.#length);
+    } catch {
+      // As the last line it will be dropped; nothing must be written behind it.
+      closeSync(descriptor);
+      this.#descriptor = undefined;
+    }
+  }
+
+  #idsInOrder(): readonly string[] {
+    if (this.#unordered.size > 0) {
+      const fresh = [...this.#unordered].sort();
+      const known = this.#ordered.filter((id) => this.#records.has(id) && !this.#unordered.has(id));
+      this.#ordered = merged(known, fresh);
+      this.#unordered = new Set();
+    }
+    return this.#ordered;
+  }
+}
+
+interface Loaded {
+  readonly records: Map<string, EnrollmentRecord>;
+  readonly starts: number;
+  /** Complete lines. */
+  readonly lines: number;
+  /** Bytes of the complete lines. */
+  readonly length: number;
+  /** Bytes of an unfinished last line. */
+  readonly torn: number;
+}
+
+function load(file: string): Loaded {
+  const records = new Map<string, EnrollmentRecord>();
+  if (!existsSync(file)) return { records, starts: 0, lines: 0, length: 0, torn: 0 };
+  const descriptor = openSync(file, 'r');
+  let starts = 0;
+  let lines = 0;
+  let length = 0;
+  let rest = Buffer.alloc(0);
+  try {
+    const chunk = Buffer.allocUnsafe(readSize);
+    for (let count = readSync(descriptor, chunk); count > 0; count = readSync(descriptor, chunk)) {
+      const data = Buffer.concat([rest, chunk.subarray(0, count)]);
+      let from = 0;
+      for (let end = data.indexOf(newline); end !== -1; end = data.indexOf(newline, from)) {
+        lines += 1;
+        // A string of its own for each line, so that what is superseded does not stay in memory.
+        starts = Math.max(starts, apply(data.toString('utf8', from, end), records, `${file}: line ${lines}`));
+        from = end + 1;
+      }
+      length += from;
+      rest = data.subarray(from);
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return { records, starts, lines, length, torn: rest.length };
+}
+
+const putLine = '{"put":';
+
+/** Applies one line to the records; returns the number of a start, else 0. */
+function apply(line: string, records: Map<string, EnrollmentRecord>, at: string): number {
+  const entry = parsed(line, at);
+  const put = entry['put'];
+  if (typeof put === 'object' && put !== null && line.startsWith(putLine)) {
+    const { registrationId, etag, createdDateTimeUtc } = put as Record<string, unknown>;
+    if (
+      typeof registrationId === 'string' &&
+      typeof etag === 'string' &&
+      typeof createdDateTimeUtc === 'string'
+    ) {
+      const json = line.slice(putLine.length, -1);
+      records.set(registrationId.toLowerCase(), { registrationId, etag, createdDateTimeUtc, json });
+      return 0;
+    }
+  }
+  if (typeof entry['delete'] === 'string') {
+    records.delete(entry['delete'].toLowerCase());
+    return 0;
+  }
+  if (Number.isSafeInteger(entry['start'])) {
+    if (entry['schema'] === schema) return entry['start'] as number;
+    throw new IotdmError('input.invalid', `${at} is of another version of the emulator`);
+  }
+  throw new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
+}
+
+function parsed(line: string, at: string): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(line);
+    if (typeof value === 'object' && value !== null) return value as Readonly<Record<string, unknown>>;
+  } catch {
+    // Said below; the parser's own message would quote the line.
+  }
+  throw new IotdmError('input.invalid', `${at} is damaged`);
+}
+
+function logLine(change: EnrollmentChange): string {
+  return 'put' in change ? `${putLine}${change.put.json}}\n` : `${JSON.stringify(change)}\n`;
+}
+
+/** Writes the log anew with what still counts, and puts it in the old one's place. */
+function compact(file: string, { records, starts }: Loaded): void {
+  const draft = `${file}.new`;
+  rmSync(draft, { force: true });
+  const descriptor = openSync(draft, 'wx', ownerOnly);
+  try {
+    let lines = [`{"start":${starts},"schema":${schema}}\n`];
+    for (const put of records.values()) {
+      lines.push(logLine({ put }));
+      if (lines.length === 1000) {
+        writeAll(descriptor, Buffer.from(lines.join(''), 'utf8'));
+        lines = [];
+      }
+    }
+    writeAll(descriptor, Buffer.from(lines.join(''), 'utf8'));
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+  renameSync(draft, file);
+}
+
+function writeAll(descriptor: number, bytes: Buffer): void {
+  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
+}
+
+/** The index of the first id that comes after `after`. */
+function firstAfter(ids: readonly string[], after: string): number {
+  let low = 0;
+  let high = ids.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((ids[middle] ?? '') <= after) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Two ordered lists without common ids as one. */
+function merged(first: readonly string[], second: readonly string[]): string[] {
+  const all: string[] = [];
+  let index = 0;
+  for (const id of second) {
+    for (let other = first[index]; other !== undefined && other < id; other = first[index]) {
+      all.push(other);
+      index += 1;
+    }
+    all.push(id);
+  }
+  return all.concat(first.slice(index));
+}

@@ -1,0 +1,260 @@
+/** The operators' side of the Device Provisioning Service: its service API, api-version 2021-10-01, for TPM enrollments. */
+
+import type { EnrollmentChange, EnrollmentRecord, EnrollmentStore } from './enrollment-store.ts';
+import { enrollmentContent, object, registrationId, type EnrollmentContent } from './enrollment-rules.ts';
+import type { ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
+import { signatureProblem, type SharedAccessPolicy } from './sas.ts';
+import { ServiceError, serviceErrorCodes } from './service-error.ts';
+
+const apiVersion = '2021-10-01';
+const largestBulk = 10;
+const bulkModes = ['create', 'update', 'updateIfMatchETag', 'delete'] as const;
+type BulkMode = (typeof bulkModes)[number];
+
+/** Azure documents no page sizes: what most of its query APIs have. A larger wish is capped, as a wish it is. */
+const defaultPage = 100;
+const largestPage = 1000;
+
+/** The route table over a store; nothing is kept elsewhere. */
+export function serviceApi(
+  store: EnrollmentStore,
+  policy: SharedAccessPolicy,
+  clock: () => Date,
+): ServiceApi {
+  const service = new ProvisioningServiceApi(store, clock);
+  return {
+    apiVersions: [apiVersion],
+    authorize(headers) {
+      const problem = signatureProblem(headers.authorization, policy, clock());
+      if (problem !== undefined) throw new ServiceError(serviceErrorCodes.unauthorized, problem);
+    },
+    routes: [
+      {
+        method: 'POST',
+        path: '/enrollments/query',
+        body: 'json',
+        handle: (request) => service.query(request),
+      },
+      { method: 'POST', path: '/enrollments', body: 'json', handle: (request) => service.bulk(request) },
+      { method: 'GET', path: '/enrollments/:id', body: 'ignored', handle: (request) => service.get(request) },
+      { method: 'PUT', path: '/enrollments/:id', body: 'json', handle: (request) => service.put(request) },
+      {
+        method: 'DELETE',
+        path: '/enrollments/:id',
+        body: 'ignored',
+        handle: (request) => service.delete(request),
+      },
+      {
+        method: 'POST',
+        path: '/enrollments/:id/attestationmechanism',
+        body: 'ignored',
+        handle: (request) => service.attestationMechanism(request),
+      },
+      { method: 'GET', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
+      { method: 'DELETE', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
+    ],
+  };
+}
+
+class ProvisioningServiceApi {
+  readonly #store: EnrollmentStore;
+  readonly #clock: () => Date;
+
+  constructor(store: EnrollmentStore, clock: () => Date) {
+    this.#store = store;
+    this.#clock = clock;
+  }
+
+  get(request: ServiceRequest): ServiceAnswer {
+    return { status: 200, json: this.#existing(pathId(request)).json };
+  }
+
+  put(request: ServiceRequest): ServiceAnswer {
+    const id = pathId(request);
+    const content = enrollmentContent(request.body);
+    if (content.registrationId.toLowerCase() !== id.toLowerCase()) {
+      throw invalidRequest('registrationId is not the one in the path');
+    }
+    const existing = this.#store.find(id);
+    const ifMatch = request.headers['if-match'];
+    if (ifMatch === undefined) {
+      if (existing !== undefined) throw alreadyExists(id);
+    } else if (ifMatch !== anyEtag) {
+      // Azure's table of errors has 412 for the ETag of an existing resource and 404 for one that does not exist.
+      checkEtag(this.#existing(id), ifMatch);
+    }
+    const put = this.#record(content, existing);
+    this.#store.commit([{ put }]);
+    return { status: 200, json: put.json };
+  }
+
+  delete(request: ServiceRequest): ServiceAnswer {
+    const existing = this.#existing(pathId(request));
+    const ifMatch = request.headers['if-match'];
+    if (ifMatch !== undefined && ifMatch !== anyEtag) checkEtag(existing, ifMatch);
+    this.#store.commit([{ delete: existing.registrationId }]);
+    return { status: 204 };
+  }
+
+  attestationMechanism(request: ServiceRequest): ServiceAnswer {
+    const { attestation } = JSON.parse(this.#existing(pathId(request)).json) as EnrollmentContent;
+    return { status: 200, json: JSON.stringify(attestation) };
+  }
+
+  bulk(request: ServiceRequest): ServiceAnswer {
+    const { mode, items } = bulkOperation(request.body);
+    const changes: EnrollmentChange[] = [];
+    const errors: { registrationId: string; errorCode: number; errorStatus: string }[] = [];
+    for (const item of items) {
+      try {
+        changes.push(this.#bulkChange(mode, item.members));
+      } catch (error) {
+        if (!(error instanceof ServiceError)) throw error;
+        errors.push({
+          registrationId: item.registrationId,
+          errorCode: error.errorCode,
+          errorStatus: error.message,
+        });
+      }
+    }
+    this.#store.commit(changes);
+    return { status: 200, json: JSON.stringify({ isSuccessful: errors.length === 0, errors }) };
+  }
+
+  query(request: ServiceRequest): ServiceAnswer {
+    const { query } = object(request.body, 'the body');
+    if (typeof query !== 'string') throw invalidRequest('query is missing or not a text');
+    if (!/^\s*select\s+\*\s+from\s+enrollments\s*;?\s*$/i.test(query)) {
+      throw invalidRequest('the query is not SELECT * FROM enrollments, the only one that is supported here');
+    }
+    const limit = pageSize(request.headers['x-ms-max-item-count']);
+    const after = continuation(request.headers['x-ms-continuation']);
+    const page = this.#store.page(after, limit);
+    return {
+      status: 200,
+      json: `[${page.records.map((record) => record.json).join(',')}]`,
+      headers: {
+        'x-ms-item-type': 'enrollment',
+        'x-ms-max-item-count': String(limit),
+        ...(page.next === undefined
+          ? {}
+          : { 'x-ms-continuation': Buffer.from(page.next, 'utf8').toString('base64url') }),
+      },
+    };
+  }
+
+  #bulkChange(mode: BulkMode, members: Readonly<Record<string, unknown>>): EnrollmentChange {
+    const content = enrollmentContent(members);
+    const { registrationId } = content;
+    if (mode === 'create') {
+      if (this.#store.find(registrationId) !== undefined) throw alreadyExists(registrationId);
+      return { put: this.#record(content, undefined) };
+    }
+    const existing = this.#existing(registrationId);
+    if (mode === 'delete') return { delete: existing.registrationId };
+    if (mode === 'updateIfMatchETag') {
+      const etag = members['etag'];
+      checkEtag(existing, typeof etag === 'string' ? etag : '');
+    }
+    return { put: this.#record(content, existing) };
+  }
+
+  #existing(id: string): EnrollmentRecord {
+    const record = this.#store.find(id);
+    if (record !== undefined) return record;
+    throw new ServiceError(serviceErrorCodes.noSuchEnrollment, `enrollment ${id} does not exist`);
+  }
+
+  #record(content: EnrollmentContent, existing: EnrollmentRecord | undefined): EnrollmentRecord {
+    const now = this.#clock().toISOString();
+    const registrationId = existing?.registrationId ?? content.registrationId;
+    const etag = this.#store.nextEtag();
+    const createdDateTimeUtc = existing?.createdDateTimeUtc ?? now;
+    const json = JSON.stringify({
+      ...content,
+      registrationId,
+      etag,
+      createdDateTimeUtc,
+      lastUpdatedDateTimeUtc: now,
+    });
+    return { registrationId, etag, createdDateTimeUtc, json };
+  }
+}
+
+interface BulkOperation {
+  readonly mode: BulkMode;
+  readonly items: readonly {
+    readonly registrationId: string;
+    readonly members: Readonly<Record<string, unknown>>;
+  }[];
+}
+
+/** Definition BulkEnrollmentOperation. What makes it impossible to say which enrollment failed fails the whole request. */
+function bulkOperation(body: unknown): BulkOperation {
+  const { mode, enrollments } = object(body, 'the body');
+  const knownMode = bulkModes.find((known) => known === mode);
+  if (knownMode === undefined) throw invalidRequest(`mode is not one of ${bulkModes.join(', ')}`);
+  if (!Array.isArray(enrollments)) throw invalidRequest('enrollments is not an array');
+  if (enrollments.length < 1 || enrollments.length > largestBulk) {
+    throw invalidRequest(`enrollments holds ${enrollments.length} items, not 1 to ${largestBulk}`);
+  }
+  const items = enrollments.map((item: unknown, index) => {
+    const members = object(item, `enrollments[${index}]`);
+    return { registrationId: registrationId(members['registrationId']), members };
+  });
+  if (new Set(items.map((item) => item.registrationId.toLowerCase())).size < items.length) {
+    throw invalidRequest('enrollments holds the same registrationId twice');
+  }
+  return { mode: knownMode, items };
+}
+
+const anyEtag = '*';
+
+/** ETags are compared with or without their quotation marks: Azure's SDKs send both. */
+function checkEtag(existing: EnrollmentRecord, etag: string): void {
+  if (unquoted(etag) === unquoted(existing.etag)) return;
+  throw new ServiceError(
+    serviceErrorCodes.etagMismatch,
+    `the etag is not that of enrollment ${existing.registrationId}`,
+  );
+}
+
+function unquoted(etag: string): string {
+  return /^"(.*)"$/.exec(etag)?.[1] ?? etag;
+}
+
+function pathId(request: ServiceRequest): string {
+  return registrationId(request.parameters[0]);
+}
+
+function pageSize(header: string | readonly string[] | undefined): number {
+  if (header === undefined) return defaultPage;
+  if (typeof header === 'string' && /^[0-9]{1,9}$/.test(header) && Number(header) > 0) {
+    return Math.min(Number(header), largestPage);
+  }
+  throw invalidRequest('x-ms-max-item-count is not a number from 1');
+}
+
+/** The id in a continuation token, which is that of the last enrollment on the page before. */
+function continuation(header: string | readonly string[] | undefined): string | undefined {
+  if (header === undefined || header === '') return undefined;
+  if (typeof header === 'string') {
+    const id = Buffer.from(header, 'base64url').toString('utf8');
+    const isOurs = Buffer.from(id, 'utf8').toString('base64url') === header;
+    if (isOurs && /^[a-z0-9._:-]{1,128}$/.test(id)) return id;
+  }
+  throw invalidRequest('x-ms-continuation is not a token of this service');
+}
+
+function noSuchRegistration(request: ServiceRequest): ServiceAnswer {
+  const id = pathId(request);
+  throw new ServiceError(serviceErrorCodes.noSuchRegistration, `no device has registered as ${id}`);
+}
+
+function alreadyExists(id: string): ServiceError {
+  return new ServiceError(serviceErrorCodes.enrollmentExists, `enrollment ${id} exists already`);
+}
+
+function invalidRequest(message: string): ServiceError {
+  return new ServiceError(serviceErrorCodes.invalidRequest, message);
+}

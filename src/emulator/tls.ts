@@ -1,0 +1,211 @@
+/** The emulator's own certificate authority and the server certificate that it issues, for loopback addresses only. */
+
+import {
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  randomBytes,
+  webcrypto,
+  X509Certificate,
+  type KeyObject,
+} from 'node:crypto';
+import { join } from 'node:path';
+import { IotdmError } from '../errors.ts';
+import { readState, writePublicState, writeState } from './state-directory.ts';
+
+/** PEM texts for a TLS server. */
+export interface ServerIdentity {
+  readonly key: string;
+  readonly certificate: string;
+}
+
+/** The authority's certificate, which clients are given to trust. */
+export const caFile = 'ca.pem';
+
+const caKeyFile = 'ca-key.pem';
+const serverFile = 'server.pem';
+const serverKeyFile = 'server-key.pem';
+
+const day = 24 * 60 * 60 * 1000;
+const caLifetime = 20 * 365 * day;
+/** No longer than public authorities may issue for: some clients insist on it. */
+const serverLifetime = 397 * day;
+const renewBefore = 7 * day;
+/** For clients whose clocks are a little slow. */
+const backdated = 60 * 60 * 1000;
+
+interface Signer {
+  readonly key: KeyObject;
+  readonly certificate: X509Certificate;
+}
+
+/**
+ * The server's key and certificate from the state directory, made where there are none. The authority stays the same;
+ * the server certificate is renewed in the last week of its life.
+ * @throws IotdmError `input.invalid` naming a file that cannot be understood
+ */
+export async function serverIdentity(dir: string, now: Date): Promise<ServerIdentity> {
+  const existing = existingAuthority(dir);
+  const ca =
+    existing !== undefined && isCurrent(existing.certificate, now) ? existing : await newAuthority(dir, now);
+  return existingServer(dir, ca, now) ?? (await newServer(dir, ca, now));
+}
+
+function existingAuthority(dir: string): Signer | undefined {
+  const certificateText = readState(dir, caFile);
+  // A key without a certificate is a first start that was cut short: nobody has trusted it yet.
+  if (certificateText === undefined) return undefined;
+  const keyText = readState(dir, caKeyFile);
+  if (keyText === undefined) {
+    throw new IotdmError(
+      'input.invalid',
+      `${join(dir, caKeyFile)} is missing, the key of ${join(dir, caFile)}`,
+    );
+  }
+  const certificate = readCertificate(dir, caFile, certificateText);
+  const key = readKey(dir, caKeyFile, keyText);
+  if (!certificate.checkPrivateKey(key)) {
+    throw new IotdmError('input.invalid', `${join(dir, caKeyFile)} is not the key of ${join(dir, caFile)}`);
+  }
+  return { key, certificate };
+}
+
+async function newAuthority(dir: string, now: Date): Promise<Signer> {
+  const x509 = await loadX509();
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  // A name of its own: whoever trusts several emulators' authorities can tell them apart, and so can OpenSSL.
+  const name = `CN=iotdm emulator CA ${randomBytes(4).toString('hex')}`;
+  const signer = await importPrivate(privateKey);
+  const subject = await importPublic(publicKey);
+  const generated = await x509.X509CertificateGenerator.create({
+    serialNumber: serialNumber(),
+    subject: name,
+    issuer: name,
+    notBefore: new Date(now.getTime() - backdated),
+    notAfter: new Date(now.getTime() + caLifetime),
+    publicKey: subject,
+    signingKey: signer,
+    signingAlgorithm: ecdsaSha256,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(subject),
+      await x509.AuthorityKeyIdentifierExtension.create(subject),
+    ],
+  });
+  const certificateText = `${generated.toString('pem')}\n`;
+  // The key first: see existingAuthority.
+  writeState(dir, caKeyFile, pem(privateKey));
+  writePublicState(dir, caFile, certificateText);
+  return { key: privateKey, certificate: new X509Certificate(certificateText) };
+}
+
+/** The recorded certificate and key, unless they must be issued (again). */
+function existingServer(dir: string, ca: Signer, now: Date): ServerIdentity | undefined {
+  const certificateText = readState(dir, serverFile);
+  const keyText = readState(dir, serverKeyFile);
+  if (certificateText === undefined || keyText === undefined) return undefined;
+  const certificate = readCertificate(dir, serverFile, certificateText);
+  const key = readKey(dir, serverKeyFile, keyText);
+  const usable =
+    isCurrent(certificate, now) &&
+    // A renewal that was cut short leaves a new key with an old certificate.
+    certificate.checkPrivateKey(key) &&
+    certificate.verify(ca.certificate.publicKey);
+  return usable ? { key: keyText, certificate: certificateText } : undefined;
+}
+
+async function newServer(dir: string, ca: Signer, now: Date): Promise<ServerIdentity> {
+  const x509 = await loadX509();
+  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const subject = await importPublic(publicKey);
+  const generated = await x509.X509CertificateGenerator.create({
+    serialNumber: serialNumber(),
+    subject: 'CN=127.0.0.1',
+    issuer: ca.certificate.subject,
+    notBefore: new Date(now.getTime() - backdated),
+    notAfter: new Date(now.getTime() + serverLifetime),
+    publicKey: subject,
+    signingKey: await importPrivate(ca.key),
+    signingAlgorithm: ecdsaSha256,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
+      new x509.SubjectAlternativeNameExtension([
+        { type: 'ip', value: '127.0.0.1' },
+        { type: 'ip', value: '::1' },
+        { type: 'dns', value: 'localhost' },
+      ]),
+      await x509.SubjectKeyIdentifierExtension.create(subject),
+      await x509.AuthorityKeyIdentifierExtension.create(await importPublic(createPublicKey(ca.key))),
+    ],
+  });
+  const identity = { key: pem(privateKey), certificate: `${generated.toString('pem')}\n` };
+  writeState(dir, serverKeyFile, identity.key);
+  writePublicState(dir, serverFile, identity.certificate);
+  return identity;
+}
+
+function isCurrent(certificate: X509Certificate, now: Date): boolean {
+  const time = now.getTime();
+  return Date.parse(certificate.validFrom) <= time && time < Date.parse(certificate.validTo) - renewBefore;
+}
+
+function readCertificate(dir: string, name: string, text: string): X509Certificate {
+  try {
+    return new X509Certificate(text);
+  } catch (cause) {
+    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM certificate`, { cause });
+  }
+}
+
+function readKey(dir: string, name: string, text: string): KeyObject {
+  try {
+    return createPrivateKey(text);
+  } catch (cause) {
+    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM private key`, { cause });
+  }
+}
+
+function pem(privateKey: KeyObject): string {
+  return privateKey.export({ type: 'pkcs8', format: 'pem' }).toString();
+}
+
+/** 127 random bits, positive (RFC 5280, 4.1.2.2). */
+function serialNumber(): string {
+  const bytes = randomBytes(16);
+  bytes.writeUInt8((bytes.readUInt8(0) & 0x7f) | 0x40, 0);
+  return bytes.toString('hex');
+}
+
+const ecdsaP256 = { name: 'ECDSA', namedCurve: 'P-256' };
+const ecdsaSha256 = { name: 'ECDSA', hash: 'SHA-256' };
+
+async function importPrivate(key: KeyObject): Promise<webcrypto.CryptoKey> {
+  const der = key.export({ type: 'pkcs8', format: 'der' });
+  return webcrypto.subtle.importKey('pkcs8', der, ecdsaP256, true, ['sign']);
+}
+
+async function importPublic(key: KeyObject): Promise<webcrypto.CryptoKey> {
+  const der = key.export({ type: 'spki', format: 'der' });
+  return webcrypto.subtle.importKey('spki', der, ecdsaP256, true, ['verify']);
+}
+
+/**
+ * Loaded only when a certificate is to be made, which most starts do not need. Its dependency tsyringe refuses to load
+ * without the metadata functions of reflect-metadata, though nothing here has any metadata: functions that know none
+ * do.
+ */
+async function loadX509() {
+  const reflect: object = Reflect;
+  if (!('getMetadata' in reflect)) {
+    for (const name of ['getMetadata', 'getOwnMetadata', 'defineMetadata']) {
+      Object.defineProperty(reflect, name, { value: () => undefined, configurable: true, writable: true });
+    }
+  }
+  // The default export, a CommonJS module's exports, is all that esbuild leaves of it in a bundle that is split.
+  const { default: x509 } = await import('@peculiar/x509');
+  x509.cryptoProvider.set(webcrypto);
+  return x509;
+}
