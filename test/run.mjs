@@ -23,7 +23,9 @@ if (files.length === 0) {
 // Everything that the tests leave behind is under one directory, and that goes with them.
 const scratch = mkdtempSync(join(tmpdir(), 'iotdm-test-'));
 const environment = Object.fromEntries(
-  Object.entries(process.env).filter(([name]) => !/^(IOTDM_|TPM2TOOLS_|NO_COLOR|FORCE_COLOR|NODE_OPTIONS)/.test(name)),
+  Object.entries(process.env).filter(
+    ([name]) => !/^(IOTDM_|TPM2TOOLS_|NO_COLOR|FORCE_COLOR|NODE_OPTIONS)/.test(name),
+  ),
 );
 const run = spawnSync(process.execPath, ['--import', 'tsx', '--test', '--test-reporter=spec', ...files], {
   cwd: root,

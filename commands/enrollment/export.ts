@@ -16,7 +16,7 @@ import {
   type InputFileOptions,
 } from '../shared/enrollment-options.ts';
 import { writeOutputFile } from '../shared/output-file.ts';
-import type { Verb } from '../shared/verb.ts';
+import { count, type Verb } from '../shared/verb.ts';
 
 export interface EnrollmentExportOptions extends InputFileOptions {
   readonly format: ExportFormat;
@@ -77,7 +77,7 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
     describe: (result) =>
       result === undefined
         ? ''
-        : `Wrote ${result.total} enrollments to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
+        : `Wrote ${count(result.total, 'enrollment')} to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
   };
 
 async function writeBodies(

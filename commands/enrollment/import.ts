@@ -9,7 +9,7 @@ import {
   withCheckedInput,
   type InputFileOptions,
 } from '../shared/enrollment-options.ts';
-import { table, type Verb } from '../shared/verb.ts';
+import { count, table, type Verb } from '../shared/verb.ts';
 
 export interface ImportOptions extends InputFileOptions {
   readonly mode: ImportMode;
@@ -62,7 +62,7 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
         context.openService(),
       ]);
       if (options.mode === 'delete') {
-        await context.confirm(`Delete the enrollments of ${total} devices from ${service.host}?`);
+        await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
       }
       const progress = await context.console.progress(context.console.bar(0, total));
       try {
@@ -83,17 +83,21 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     });
   },
   describe(result, { console: { style } }) {
-    if ('dryRun' in result) return `${result.total} rows are in order; nothing was sent.\n`;
+    if ('dryRun' in result)
+      return `${count(result.total, 'row')} checked, no fault found; nothing was sent.\n`;
     const { total, created, updated, unchanged, deleted, skipped, requests, elapsedMs } = result;
     return (
-      `${style.green('✔')} ${total} rows done.\n` +
+      `${style.green('✔')} ${count(total, 'row')} done.\n` +
       table([
         ['Created', String(created)],
         ['Updated', String(updated)],
         ['Unchanged', String(unchanged)],
         ['Deleted', String(deleted)],
         ['Skipped', String(skipped)],
-        ['Requests', `${requests} in ${(elapsedMs / 1000).toFixed(1)} s`],
+        [
+          'Requests',
+          `${requests} in ${elapsedMs < 1000 ? `${elapsedMs} ms` : `${(elapsedMs / 1000).toFixed(1)} s`}`,
+        ],
       ])
     );
   },

@@ -62,7 +62,8 @@ function refuse(
   context: Context,
   { faults, faultCount, rows }: Awaited<ReturnType<typeof checkEnrollmentInput>>,
 ): IotdmError {
-  if (!context.settings.json) {
+  // A single fault stands in the error line itself.
+  if (!context.settings.json && faultCount > 1) {
     for (const fault of faults) context.host.stderr.write(`${describeFault(fault)}\n`);
     if (faultCount > faults.length) context.host.stderr.write(`… and ${faultCount - faults.length} more\n`);
   }

@@ -29,6 +29,11 @@ export function table(rows: readonly (readonly [string, string])[]): string {
   return rows.map(([label, value]) => `${label.padEnd(width)}  ${value}\n`).join('');
 }
 
+/** `1 row`, `3 rows`. */
+export function count(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? '' : 's'}`;
+}
+
 /** A flag whose use is an error, because its value would be a secret that `ps` shows. */
 export function secretFlag(flags: string, instead: string): Option {
   return new Option(flags).hideHelp().argParser(() => {

@@ -89,11 +89,7 @@ class AzureService implements ProvisioningService {
     });
     const config = { host: this.host, sharedAccessSignature: this.#token() };
     this.#rest = new httpBase.RestApiClient(config, options.userAgent, this.#http);
-    this.#client = new provisioningService.ProvisioningServiceClient(
-      config,
-      // npm may install two copies of azure-iot-http-base, whose private members make them different types.
-      this.#rest as unknown as ClientsRest,
-    );
+    this.#client = new provisioningService.ProvisioningServiceClient(config, this.#rest);
   }
 
   async create(enrollment: Enrollment): Promise<StoredEnrollment> {
@@ -263,7 +259,6 @@ async function answerOf(start: (done: Done) => void): Promise<unknown> {
   });
 }
 
-type ClientsRest = ConstructorParameters<typeof ProvisioningServiceClient>[1];
 type AzuresEnrollment = Parameters<ProvisioningServiceClient['createOrUpdateIndividualEnrollment']>[0];
 
 /** The client's type demands members that only the service sets. */

@@ -64,10 +64,7 @@ describe("Azure's own client", () => {
       ),
     };
     const rest = new httpBase.RestApiClient(config, 'witness', new PortedHttp(rig.agent));
-    client = new provisioningService.ProvisioningServiceClient(
-      config as never,
-      rest as unknown as ConstructorParameters<typeof ProvisioningServiceClient>[1],
-    );
+    client = new provisioningService.ProvisioningServiceClient(config, rest);
   });
 
   after(async () => {
