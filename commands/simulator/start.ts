@@ -48,13 +48,18 @@ export const simulatorStart: Verb<[], SimulatorStartOptions, SimulatorStatus> = 
     if (context.settings.json) context.console.warn(simulatorNotice);
     const { startSimulator, simulatorStatus, stopSimulator } = await import('../../src/tpm/simulator.ts');
     const progress = await context.console.progress('Starting swtpm');
-    const { manufactured, ...status } = await startSimulator({
+    const { manufactured, withoutCertificate, ...status } = await startSimulator({
       dir,
       blank,
       ...(port === undefined ? {} : { port }),
     }).finally(() => {
       progress.done();
     });
+    if (withoutCertificate) {
+      context.console.warn(
+        'swtpm_setup is not installed: this TPM is blank, without an EK and its certificate',
+      );
+    }
     context.console.detail(manufactured ? 'a new TPM was made' : 'the TPM was there before');
     if (!foreground) return status;
     await context.print(context.settings.json ? `${JSON.stringify(status)}\n` : describe(status));

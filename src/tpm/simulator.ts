@@ -41,20 +41,24 @@ const LOCAL_CA_TOOLS = [
   '/opt/homebrew/bin/swtpm_localca',
 ];
 
+export interface SimulatorStarted extends SimulatorStatus {
+  /** The TPM was made now; otherwise it was there before. */
+  readonly manufactured: boolean;
+  /** It was to get an EK and a certificate for it, and swtpm_setup, which makes them, is not installed. */
+  readonly withoutCertificate: boolean;
+}
+
 /**
  * Makes the TPM if the directory holds none, starts it in the background and returns once it answers.
- * @returns its status, and whether it was manufactured now
  * @throws IotdmError `tpm-unavailable.software-missing`, `tpm-unavailable.connection`
  */
-export async function startSimulator(
-  options: SimulatorOptions,
-): Promise<SimulatorStatus & { readonly manufactured: boolean }> {
+export async function startSimulator(options: SimulatorOptions): Promise<SimulatorStarted> {
   const dir = resolve(options.dir);
   const before = await simulatorStatus(dir);
-  if (before.running) return { ...before, manufactured: false };
+  if (before.running) return { ...before, manufactured: false, withoutCertificate: false };
   await mkdir(join(dir, 'state'), { recursive: true, mode: 0o700 });
   const manufactured = !existsSync(join(dir, 'state', 'tpm2-00.permall'));
-  if (manufactured && options.blank !== true) await manufacture(dir);
+  const withoutCertificate = manufactured && options.blank !== true && !(await manufacture(dir));
   const port = await choosePort(options.port ?? (await recordedPort(dir)), options.port !== undefined);
   await writeFile(join(dir, 'simulator.json'), `${JSON.stringify({ port })}\n`, { mode: 0o600 });
   await run('swtpm', [
@@ -69,7 +73,7 @@ export async function startSimulator(
     '--daemon',
   ]);
   await untilListening(port);
-  return { ...(await simulatorStatus(dir)), manufactured };
+  return { ...(await simulatorStatus(dir)), manufactured, withoutCertificate };
 }
 
 export async function simulatorStatus(directory: string): Promise<SimulatorStatus> {
@@ -102,10 +106,13 @@ export async function stopSimulator(directory: string, { wipe = false } = {}): P
   return running;
 }
 
-/** Gives the TPM an EK with a certificate of a local CA, as a chip has from its manufacturer. */
-async function manufacture(dir: string): Promise<void> {
+/**
+ * Gives the TPM an EK with a certificate of a local CA, as a chip has from its manufacturer.
+ * @returns false where the tools for that are not installed
+ */
+async function manufacture(dir: string): Promise<boolean> {
   const tool = LOCAL_CA_TOOLS.find((path) => existsSync(path));
-  if (tool === undefined) return;
+  if (tool === undefined) return false;
   const ca = join(dir, 'ca');
   await mkdir(ca, { recursive: true, mode: 0o700 });
   const settings = {
@@ -138,7 +145,9 @@ async function manufacture(dir: string): Promise<void> {
       '--create-ek-cert',
       '--overwrite',
     ]);
+    return true;
   } catch (error) {
+    if (error instanceof IotdmError && error.code === 'tpm-unavailable.software-missing') return false;
     // A half-made TPM would look like a finished one to the next start.
     await rm(join(dir, 'state'), { recursive: true, force: true });
     throw error;
@@ -269,9 +278,7 @@ function isOurs(pid: number, dir: string): boolean {
   }
   try {
     const [program, ...args] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-    return (
-      program?.endsWith('swtpm') === true && args.some((argument) => argument.includes(join(dir, 'state')))
-    );
+    return program?.endsWith('swtpm') === true && args.includes(`dir=${join(dir, 'state')},mode=0600`);
   } catch {
     // No /proc outside Linux: the process is there, and its number stands in our own state directory.
     return process.platform !== 'linux';
