@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline/promises';
 import { Writable, type Readable } from 'node:stream';
 import { Chalk, type ChalkInstance } from 'chalk';
 import type { Ora } from 'ora';
+import { IotdmError } from '../../src/errors.ts';
 
 /** The process's streams, or a test's. */
 export interface Streams {
@@ -111,6 +112,8 @@ export class Console {
     try {
       const answer = await terminal.question(`${question} [y/N] `, { signal });
       return /^y(es)?$/i.test(answer.trim());
+    } catch (error) {
+      throw interrupted(error);
     } finally {
       terminal.close();
     }
@@ -118,7 +121,7 @@ export class Console {
 
   /** Reads one line from the terminal without showing what is typed. */
   async askSecret(prompt: string, signal: AbortSignal): Promise<string> {
-    this.#streams.stderr.write(`${prompt}: `);
+    this.#streams.stderr.write(`${prompt} (not shown): `);
     const silent = new Writable({
       write: (_chunk, _encoding, done) => {
         done();
@@ -127,6 +130,8 @@ export class Console {
     const terminal = createInterface({ input: this.#streams.stdin, output: silent, terminal: true });
     try {
       return await terminal.question('', { signal });
+    } catch (error) {
+      throw interrupted(error);
     } finally {
       terminal.close();
       this.#streams.stderr.write('\n');
@@ -139,4 +144,10 @@ export class Console {
     this.#streams.stderr.write(`${text}\n`);
     if (spinner?.isSpinning === true) spinner.render();
   }
+}
+
+/** At a question the terminal is in raw mode: Ctrl-C comes as a key, and readline turns it into an AbortError. */
+function interrupted(error: unknown): unknown {
+  const isAbort = error instanceof Error && error.name === 'AbortError';
+  return isAbort ? new IotdmError('interrupted.signal', 'interrupted', { cause: error }) : error;
 }

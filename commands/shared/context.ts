@@ -142,7 +142,7 @@ export class Context {
     }
     if (file === '-' && this.console.isInteractive) {
       this.#takeStdin(what);
-      return Secret.fromText(await this.console.askSecret(what, this.host.signal));
+      return Secret.fromText(await this.console.askSecret(`Enter ${what}`, this.host.signal));
     }
     await this.#warnIfReadableByOthers(file);
     return Secret.fromBytes(await this.readInput(file, what, SECRET_LIMIT_BYTES));
