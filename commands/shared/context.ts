@@ -188,20 +188,19 @@ export class Context {
   }
 
   async #hierarchyAuth(): Promise<HierarchyAuth> {
-    const { ownerAuthFile, endorsementAuthFile } = this.settings;
-    const owner = await this.readSecret(
-      ownerAuthFile,
-      secretVariables.ownerAuth,
-      'the owner authorization value',
-    );
+    const { ownerAuthFile, endorsementAuthFile, lockoutAuthFile } = this.settings;
+    const { ownerAuth, endorsementAuth, lockoutAuth } = secretVariables;
+    const owner = await this.readSecret(ownerAuthFile, ownerAuth, 'the owner authorization value');
     const endorsement = await this.readSecret(
       endorsementAuthFile,
-      secretVariables.endorsementAuth,
+      endorsementAuth,
       'the endorsement authorization value',
     );
+    const lockout = await this.readSecret(lockoutAuthFile, lockoutAuth, 'the lockout authorization value');
     return {
       ...(owner === undefined ? {} : { owner: withoutLineEnd(owner) }),
       ...(endorsement === undefined ? {} : { endorsement: withoutLineEnd(endorsement) }),
+      ...(lockout === undefined ? {} : { lockout: withoutLineEnd(lockout) }),
     };
   }
 

@@ -46,7 +46,7 @@ const permissionHint =
   'run as root, or join the group that owns the device: sudo usermod -aG tss $USER, then log in again';
 const reachHint = 'check --tpm (or IOTDM_TPM), or start a software TPM with: iotdm simulator start';
 const authorizationHint =
-  'give the authorization value with --owner-auth-file or --endorsement-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH)';
+  'give the authorization value with --owner-auth-file, --endorsement-auth-file or --lockout-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH, IOTDM_LOCKOUT_AUTH)';
 const helpHint: Hint = ({ command }) => `run: ${command} --help`;
 
 const hints: Readonly<Record<ErrorCode, Hint>> = {

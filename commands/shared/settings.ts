@@ -11,6 +11,7 @@ export interface Settings {
   readonly tpm: string | undefined;
   readonly ownerAuthFile: string | undefined;
   readonly endorsementAuthFile: string | undefined;
+  readonly lockoutAuthFile: string | undefined;
   readonly dps: string | undefined;
   readonly dpsConnectionStringFile: string | undefined;
   readonly ca: string | undefined;
@@ -60,6 +61,14 @@ const sharedOptions: readonly SharedOption[] = [
     group: 'tpm',
     flags: '--endorsement-auth-file <file>',
     description: "the endorsement hierarchy's authorization value, where one is set (- reads stdin)",
+    environment: [],
+    type: 'text',
+  },
+  {
+    key: 'lockoutAuthFile',
+    group: 'tpm',
+    flags: '--lockout-auth-file <file>',
+    description: 'the lockout authorization value, where one is set (- reads stdin)',
     environment: [],
     type: 'text',
   },
@@ -159,6 +168,7 @@ export const secretVariables = {
   dpsConnectionString: 'IOTDM_DPS_CONNECTION_STRING',
   ownerAuth: 'IOTDM_OWNER_AUTH',
   endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
+  lockoutAuth: 'IOTDM_LOCKOUT_AUTH',
 } as const;
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -206,6 +216,7 @@ export function resolveSettings(
     tpm: text('tpm'),
     ownerAuthFile: text('ownerAuthFile'),
     endorsementAuthFile: text('endorsementAuthFile'),
+    lockoutAuthFile: text('lockoutAuthFile'),
     dps: text('dps'),
     dpsConnectionStringFile: text('dpsConnectionStringFile'),
     ca: text('ca'),

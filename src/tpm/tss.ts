@@ -90,6 +90,7 @@ export interface NvPublic {
 export interface HierarchyAuth {
   readonly owner?: Buffer;
   readonly endorsement?: Buffer;
+  readonly lockout?: Buffer;
 }
 
 export interface TpmOptions {
@@ -101,7 +102,8 @@ export interface TpmOptions {
   readonly delay?: (milliseconds: number) => Promise<void>;
 }
 
-export type Hierarchy = 'owner' | 'endorsement';
+/** Lockout is none that keys live in: its authorization ends a lockout and clears the TPM. */
+export type Hierarchy = 'owner' | 'endorsement' | 'lockout';
 
 /** The bits of TPMA_OBJECT that make a storage key, or not (Part 2, section 8.3). */
 export const ObjectAttributes = { restricted: 1 << 16, decrypt: 1 << 17, sign: 1 << 18 } as const;
@@ -224,7 +226,7 @@ export class TpmCommands {
    * Derives a primary key, hands it to `use` and flushes it whatever happens. Two commands, seconds on a real chip.
    */
   async withPrimary<T>(
-    hierarchy: Hierarchy,
+    hierarchy: Exclude<Hierarchy, 'lockout'>,
     template: TPMT_PUBLIC,
     use: (key: TransientObject) => Promise<T>,
   ): Promise<T> {
@@ -666,8 +668,14 @@ function hmacPart(area: TPMT_PUBLIC): Pick<PublicObject, 'hmacHash'> {
   return { hmacHash: parameters.scheme.hashAlg };
 }
 
+const hierarchyHandles: Readonly<Record<Hierarchy, TPM_RH>> = {
+  owner: TPM_RH.OWNER,
+  endorsement: TPM_RH.ENDORSEMENT,
+  lockout: TPM_RH.LOCKOUT,
+};
+
 function hierarchyHandle(hierarchy: Hierarchy): TPM_HANDLE {
-  return new TPM_HANDLE(hierarchy === 'owner' ? TPM_RH.OWNER : TPM_RH.ENDORSEMENT);
+  return new TPM_HANDLE(hierarchyHandles[hierarchy]);
 }
 
 function checkLength(data: Buffer, length: number): Buffer {
