@@ -33,8 +33,8 @@ const result = await build({
   legalComments: 'none',
   metafile: true,
   plugins: [withoutDeprecatedBuffer],
-  // Only tss.js's own Windows device asks for these, and iotdm does not use it.
-  external: ['ffi-napi', 'ref-napi', 'ref-struct-di', 'ref-array-di'],
+  // Only tss.js's own Windows device asks for the first four, and iotdm does not use it; koffi is native code.
+  external: ['ffi-napi', 'ref-napi', 'ref-struct-di', 'ref-array-di', 'koffi'],
   banner: {
     js: "import { createRequire as createRequireForBundle } from 'node:module'; const require = createRequireForBundle(import.meta.url);",
   },

@@ -14,6 +14,7 @@ const vendors = {
     'imported by src/dps/azure-service.ts only: everything else sees ProvisioningService',
   'azure-iot-http-base': 'imported by src/dps/azure-service.ts and src/dps/azure-http.ts only',
   'azure-iot-common': 'imported by src/dps/azure-service.ts only',
+  koffi: 'koffi is imported by src/tpm/transports/tbs-library.ts only: everything else sees TbsLibrary',
   'csv-parse': 'csv-parse is imported by src/records/csv.ts only',
   'proper-lockfile': 'proper-lockfile is imported by src/records/file-lock.ts only',
   '@peculiar/x509': 'imported by src/emulator/tls.ts only',
@@ -24,6 +25,7 @@ const vendors = {
 
 const adapters = {
   'src/tpm/tss.ts': ['tss.js'],
+  'src/tpm/transports/tbs-library.ts': ['koffi'],
   'src/dps/azure-service.ts': ['azure-iot-provisioning-service', 'azure-iot-http-base', 'azure-iot-common'],
   'src/dps/azure-http.ts': ['azure-iot-http-base'],
   'src/records/csv.ts': ['csv-parse'],

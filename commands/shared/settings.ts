@@ -44,7 +44,8 @@ const sharedOptions: readonly SharedOption[] = [
     group: 'tpm',
     flags: '--tpm <tcti>',
     description:
-      'which TPM: device:PATH, swtpm:host=H,port=P, swtpm:path=SOCKET, cmd:COMMAND (default: /dev/tpmrm0, then /dev/tpm0)',
+      'which TPM: device:PATH, swtpm:host=H,port=P, swtpm:path=SOCKET, mssim:host=H,port=P, cmd:COMMAND, tbs ' +
+      '(default: /dev/tpmrm0, then /dev/tpm0; on Windows tbs)',
     environment: ['IOTDM_TPM', 'TPM2TOOLS_TCTI'],
     type: 'text',
   },

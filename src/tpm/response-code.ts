@@ -3,7 +3,9 @@
  *
  * Source: TPM 2.0 Library, Part 2, section 6.6 (TPM_RC).
  */
+import { hex32 } from '../encoding.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
+import { describeTbsCode } from './tbs-code.ts';
 
 export interface ResponseCode {
   /** As the TPM gave it. */
@@ -124,19 +126,52 @@ const warnings: Readonly<Record<number, string>> = {
 /** TPM_RC_BAD_TAG, the one code that a TPM 2.0 shares with 1.2. */
 const BAD_TAG = 0x1e;
 
+/** Bits 9 and 10 of format 0: reserved, and vendor-specific. */
+const NOT_OF_THE_SPECIFICATION = 0x600;
+
+/**
+ * The layers above a TPM that answer in its place put their number above the TPM's code: the kernel's resource manager
+ * (11, drivers/char/tpm/tpm.h) and that of tpm2-tss (12). An HRESULT of Windows does so with facility 0x28.
+ */
+const RESOURCE_MANAGERS = [0x000b, 0x000c];
+const HRESULT_TPM = 0x8028;
+
+/** Takes a code as the TPM gives it, as a resource manager does, or as an HRESULT of Windows. */
 export function decodeResponseCode(code: number): ResponseCode {
-  if ((code & 0xfffff000) === 0) {
-    if ((code & 0x80) !== 0) {
-      const name = formatOne[code & 0x3f];
-      if (name !== undefined) return { code, name: `TPM_RC_${name}`, ...subject(code) };
-    } else if ((code & 0x100) !== 0) {
-      const name = (code & 0x800) !== 0 ? warnings[code & 0x7f] : formatZeroErrors[code & 0x7f];
-      if (name !== undefined) return { code, name: `TPM_RC_${name}` };
-    } else if (code === BAD_TAG) {
-      return { code, name: 'TPM_RC_BAD_TAG' };
-    }
+  const ofWindows = describeTbsCode(code);
+  if (ofWindows !== undefined) return { code, name: ofWindows.name };
+  const layer = code >>> 16;
+  const number = RESOURCE_MANAGERS.includes(layer) || layer === HRESULT_TPM ? code & 0xffff : code;
+  const known = decodeTpmCode(number);
+  return known === undefined
+    ? { code, name: `response code 0x${(code >>> 0).toString(16)}` }
+    : { code, ...known };
+}
+
+function decodeTpmCode(code: number): Omit<ResponseCode, 'code'> | undefined {
+  if (code === 0) return { name: 'TPM_RC_SUCCESS' };
+  if (code === BAD_TAG) return { name: 'TPM_RC_BAD_TAG' };
+  if (code < 0 || code > 0xfff) return undefined;
+  if ((code & 0x80) !== 0) {
+    const name = formatOne[code & 0x3f];
+    return name === undefined ? undefined : { name: `TPM_RC_${name}`, ...subject(code) };
   }
-  return { code, name: `response code 0x${code.toString(16)}` };
+  if ((code & 0x100) === 0 || (code & NOT_OF_THE_SPECIFICATION) !== 0) return undefined;
+  const name = (code & 0x800) !== 0 ? warnings[code & 0x7f] : formatZeroErrors[code & 0x7f];
+  return name === undefined ? undefined : { name: `TPM_RC_${name}` };
+}
+
+/** The name and the number of every code, without handle, session or parameter: `TPM_RC_VALUE` is 0x84. */
+export const responseCodeNumbers: ReadonlyMap<string, number> = new Map([
+  ['TPM_RC_SUCCESS', 0],
+  ['TPM_RC_BAD_TAG', BAD_TAG],
+  ...numbered(formatOne, 0x80),
+  ...numbered(formatZeroErrors, 0x100),
+  ...numbered(warnings, 0x900),
+]);
+
+function numbered(names: Readonly<Record<number, string>>, base: number): [string, number][] {
+  return Object.entries(names).map(([number, name]) => [`TPM_RC_${name}`, base | Number(number)]);
 }
 
 /** Bit 6: a parameter; otherwise bit 11 tells sessions from handles. Number 0 means that the TPM does not say. */
@@ -195,14 +230,22 @@ const meanings: Readonly<Record<string, readonly [ErrorCode, string]>> = {
   TPM_RC_COMMAND_CODE: ['tpm.unsupported', 'the TPM does not have this command'],
 };
 
+/** The error code of a response, and what has happened; `tpm.refused` for what needs no code of its own. */
+export function meaningOf({ code, name }: ResponseCode): readonly [ErrorCode, string] {
+  const ofWindows = describeTbsCode(code);
+  if (ofWindows !== undefined) return [ofWindows.errorCode, ofWindows.meaning];
+  if (saysAbsent(code)) return ['tpm.key-missing', 'nothing stands at the handle'];
+  return meanings[name] ?? ['tpm.refused', 'the TPM refused the command'];
+}
+
 /** The error for a command that the TPM answered with anything but success. */
 export function responseError(command: string, code: number): IotdmError {
   const decoded = decodeResponseCode(code);
-  const details = { command, responseCode: `0x${code.toString(16).padStart(8, '0')}`, name: decoded.name };
+  const details = { command, responseCode: hex32(code), name: decoded.name };
   if (saysAbsent(code)) {
     return new IotdmError('tpm.key-missing', `nothing stands at the handle given to ${command}`, { details });
   }
-  const [errorCode, meaning] = meanings[decoded.name] ?? ['tpm.refused', 'the TPM refused the command'];
+  const [errorCode, meaning] = meaningOf(decoded);
   return new IotdmError(errorCode, `${meaning}: ${command} answered ${describeResponseCode(decoded)}`, {
     details,
   });

@@ -5,16 +5,20 @@ export type Tcti =
   | { readonly kind: 'device'; readonly path: string }
   | { readonly kind: 'swtpm-tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'swtpm-unix'; readonly path: string }
-  | { readonly kind: 'command'; readonly command: string };
+  | { readonly kind: 'mssim'; readonly host: string; readonly port: number }
+  | { readonly kind: 'command'; readonly command: string }
+  | { readonly kind: 'tbs' };
 
 /** The kernel's resource manager first: it keeps several programs apart and cleans up after them. */
 export const DEFAULT_DEVICES = ['/dev/tpmrm0', '/dev/tpm0'] as const;
 
-/** swtpm's own default port. */
-const DEFAULT_SWTPM_PORT = 2321;
+/** The default port of swtpm, and of Microsoft's simulator. */
+const DEFAULT_PORT = 2321;
+const MAX_PORT = 65535;
 
 /**
- * @param text such as `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`, `swtpm:path=/run/swtpm.sock`, `cmd:ssh dut tpm2_send`
+ * @param text such as `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`, `swtpm:path=/run/swtpm.sock`,
+ *   `mssim:host=127.0.0.1,port=2321`, `cmd:ssh dut tpm2_send`, `tbs`
  * @throws IotdmError `usage.invalid`, `usage.unsupported`
  */
 export function parseTcti(text: string): Tcti {
@@ -26,37 +30,66 @@ export function parseTcti(text: string): Tcti {
       return { kind: 'device', path: rest === '' ? DEFAULT_DEVICES[0] : rest };
     case 'swtpm':
       return parseSwtpm(text, rest);
+    case 'mssim':
+      return parseMssim(text, rest);
     case 'cmd':
       if (rest.trim() === '') throw invalid(text, 'cmd: needs a command, such as cmd:ssh dut tpm2_send');
       return { kind: 'command', command: rest };
+    case 'tbs':
+      if (rest !== '') throw invalid(text, 'tbs takes no settings');
+      return { kind: 'tbs' };
     case 'tabrmd':
       throw new IotdmError('usage.unsupported', 'the TPM access broker (tabrmd) is not supported');
     default:
       throw invalid(
         text,
-        'expected device:PATH, swtpm:host=HOST,port=PORT, swtpm:path=SOCKET or cmd:COMMAND',
+        'expected device:PATH, swtpm:host=HOST,port=PORT, swtpm:path=SOCKET, mssim:host=HOST,port=PORT, cmd:COMMAND or tbs',
       );
   }
 }
 
 function parseSwtpm(text: string, rest: string): Tcti {
-  const settings = new Map<string, string>();
-  for (const part of rest.split(',').filter((piece) => piece !== '')) {
-    const [key, value] = splitAt(part, '=');
-    if (!['host', 'port', 'path'].includes(key) || value === '' || settings.has(key)) {
-      throw invalid(text, 'swtpm: takes host=HOST,port=PORT or path=SOCKET');
-    }
-    settings.set(key, value);
-  }
+  const settings = parseSettings(text, rest, ['host', 'port', 'path'], 'host=HOST,port=PORT or path=SOCKET');
   const path = settings.get('path');
   if (path !== undefined) {
     if (settings.size > 1) throw invalid(text, 'swtpm: takes either path or host and port');
     return { kind: 'swtpm-unix', path };
   }
-  const port = Number(settings.get('port') ?? DEFAULT_SWTPM_PORT);
-  if (!Number.isInteger(port) || port < 1 || port > 65535)
-    throw invalid(text, 'the port is a number from 1 to 65535');
-  return { kind: 'swtpm-tcp', host: settings.get('host') ?? '127.0.0.1', port };
+  return { kind: 'swtpm-tcp', ...parseAddress(text, settings, MAX_PORT) };
+}
+
+function parseMssim(text: string, rest: string): Tcti {
+  const settings = parseSettings(text, rest, ['host', 'port'], 'host=HOST,port=PORT');
+  // The port after it is needed too, for the platform's signals.
+  return { kind: 'mssim', ...parseAddress(text, settings, MAX_PORT - 1) };
+}
+
+function parseSettings(
+  text: string,
+  rest: string,
+  known: readonly string[],
+  expected: string,
+): Map<string, string> {
+  const settings = new Map<string, string>();
+  for (const part of rest.split(',').filter((piece) => piece !== '')) {
+    const [key, value] = splitAt(part, '=');
+    if (!known.includes(key) || value === '' || settings.has(key)) {
+      throw invalid(text, `${splitAt(text.trim(), ':')[0]}: takes ${expected}`);
+    }
+    settings.set(key, value);
+  }
+  return settings;
+}
+
+function parseAddress(
+  text: string,
+  settings: ReadonlyMap<string, string>,
+  highest: number,
+): { host: string; port: number } {
+  const port = Number(settings.get('port') ?? DEFAULT_PORT);
+  if (!Number.isInteger(port) || port < 1 || port > highest)
+    throw invalid(text, `the port is a number from 1 to ${highest}`);
+  return { host: settings.get('host') ?? '127.0.0.1', port };
 }
 
 function splitAt(text: string, separator: string): [string, string] {

@@ -64,8 +64,19 @@ export function checkWholeResponse(name: string, bytes: Buffer): Buffer {
   return bytes;
 }
 
-/** Collects the pieces of one response from a stream of bytes. */
-export class ResponseCollector {
+/** Puts one response together from the pieces in which a stream delivers it. */
+export interface Collector {
+  /** Bytes that have arrived so far. */
+  readonly received: number;
+  /**
+   * Adds a piece and returns the response once it is whole.
+   * @throws IotdmError `tpm-unavailable.*` on bytes that are no response, or follow one
+   */
+  add(piece: Buffer): Buffer | undefined;
+}
+
+/** A response with nothing around it. */
+export class ResponseCollector implements Collector {
   readonly #name: string;
   #bytes: Buffer = Buffer.alloc(0);
 
@@ -73,15 +84,10 @@ export class ResponseCollector {
     this.#name = name;
   }
 
-  /** Bytes that have arrived so far. */
   get received(): number {
     return this.#bytes.length;
   }
 
-  /**
-   * Adds a piece and returns the response once it is whole.
-   * @throws IotdmError `tpm-unavailable.protocol` on bytes that are no response, or follow one
-   */
   add(piece: Buffer): Buffer | undefined {
     this.#bytes = Buffer.concat([this.#bytes, piece]);
     const length = announcedLength(this.#name, this.#bytes);

@@ -532,7 +532,8 @@ export class TpmCommands {
     this.#lastCode = 0;
     const result = await new Promise<T>((resolve, reject) => {
       this.#tpm.onFault = () => {
-        reject(malformed(this.name, command));
+        // tss.js also trips over response codes that are no TPM's, such as those of Windows and of the kernel.
+        reject(this.#lastCode === 0 ? malformed(this.name, command) : responseError(command, this.#lastCode));
       };
       start(this.#tpm, (error, answer) => {
         if (this.#lastCode !== 0) reject(responseError(command, this.#lastCode));

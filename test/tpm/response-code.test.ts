@@ -26,7 +26,20 @@ describe('decodeResponseCode', () => {
     [0x921, 'TPM_RC_LOCKOUT'],
     [0x922, 'TPM_RC_RETRY'],
     [0x01e, 'TPM_RC_BAD_TAG'],
-    [0x80280400, 'response code 0x80280400'],
+    [0x000, 'TPM_RC_SUCCESS'],
+    [0x081, 'TPM_RC_ASYMMETRIC'],
+    // The kernel's resource manager, and an HRESULT of Windows.
+    [0xb0143, 'TPM_RC_COMMAND_CODE'],
+    [0x80280922, 'TPM_RC_RETRY'],
+    [0x80280400, 'TPM_E_COMMAND_BLOCKED'],
+    // Vendor-specific, reserved, of TPM 1.2, of tpm2-tss itself, and what the specification left out.
+    [0x500, 'response code 0x500'],
+    [0x300, 'response code 0x300'],
+    [0x003, 'response code 0x3'],
+    [0xa000a, 'response code 0xa000a'],
+    [0x5ff, 'response code 0x5ff'],
+    [0x80284fff, 'response code 0x80284fff'],
+    [-1, 'response code 0xffffffff'],
   ];
   for (const [code, expected] of known) {
     it(`names 0x${code.toString(16)} ${expected}`, () => {

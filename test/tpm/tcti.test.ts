@@ -12,6 +12,9 @@ describe('parseTcti', () => {
     ['swtpm:port=2400', { kind: 'swtpm-tcp', host: '127.0.0.1', port: 2400 }],
     ['swtpm', { kind: 'swtpm-tcp', host: '127.0.0.1', port: 2321 }],
     ['swtpm:path=/run/a=b.sock', { kind: 'swtpm-unix', path: '/run/a=b.sock' }],
+    ['mssim:host=10.0.0.1,port=2400', { kind: 'mssim', host: '10.0.0.1', port: 2400 }],
+    ['mssim', { kind: 'mssim', host: '127.0.0.1', port: 2321 }],
+    ['tbs', { kind: 'tbs' }],
     ['cmd:ssh dut tpm2_send', { kind: 'command', command: 'ssh dut tpm2_send' }],
     ['cmd:tpm2_send -T swtpm:port=1', { kind: 'command', command: 'tpm2_send -T swtpm:port=1' }],
     ['libtss2-tcti-device.so.0:/dev/tpmrm1', { kind: 'device', path: '/dev/tpmrm1' }],
@@ -29,6 +32,9 @@ describe('parseTcti', () => {
     'swtpm:port=65536',
     'swtpm:port=x',
     'swtpm:host=a,host=b',
+    'mssim:port=65535',
+    'mssim:path=/run/sim',
+    'tbs:1',
   ]) {
     it(`refuses "${text}"`, () => {
       assert.throws(() => parseTcti(text), { code: 'usage.invalid' });
@@ -50,6 +56,7 @@ describe('parseTcti', () => {
         fc.oneof(
           fc.string(),
           fc.string().map((text) => `swtpm:${text}`),
+          fc.string().map((text) => `mssim:${text}`),
         ),
         (text) => {
           try {

@@ -5,6 +5,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { openTransport } from '../../src/tpm/open.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
 import type { DeviceFile } from '../../src/tpm/transports/device.ts';
+import { listenOnPair } from '../fakes/mssim-proxy.ts';
 import { scratchDirectory } from '../lab/lab.ts';
 
 const command = Buffer.from('80010000000c0000017b0004', 'hex');
@@ -131,6 +132,124 @@ describe('a TPM over a socket', () => {
   });
 });
 
+describe("a TPM behind the protocol of Microsoft's simulator", () => {
+  const size = Buffer.from('00000010', 'hex');
+  const zero = Buffer.alloc(4);
+  const framed = Buffer.concat([size, response, zero]);
+
+  /** A simulator that switches on as it should and does with each command what the test says. */
+  function simulator(t: TestContext, behave: (socket: Socket) => void): Promise<string> {
+    return simulatorPair(t, behave, async (reader, socket) => {
+      for (;;) if ((await reader.take(4)).readUInt32BE() !== 20) socket.write(zero);
+    });
+  }
+
+  async function simulatorPair(
+    t: TestContext,
+    behave: (socket: Socket) => void,
+    platform: Parameters<typeof listenOnPair>[2],
+  ): Promise<string> {
+    const port = await listenOnPair(
+      t,
+      async (reader, socket) => {
+        await reader.take(9 + command.length);
+        behave(socket);
+        // Until the other side has had enough.
+        await reader.take(1_000_000);
+      },
+      platform,
+    );
+    return `mssim:host=127.0.0.1,port=${port}`;
+  }
+
+  it('may answer in single bytes', async (t) => {
+    const tcti = await simulator(t, (socket) => {
+      for (const byte of framed) socket.write(Buffer.from([byte]));
+    });
+    assert.deepEqual(await exchange(tcti, 5000), response);
+  });
+
+  it('that falls silent after any number of bytes ends in a time-out', async (t) => {
+    await Promise.all(
+      Array.from({ length: framed.length }, async (_, count) => {
+        const tcti = await simulator(t, (socket) => socket.write(framed.subarray(0, count)));
+        await assert.rejects(exchange(tcti, SHORT_MS), { code: 'tpm-unavailable.timeout' }, `${count} bytes`);
+      }),
+    );
+  });
+
+  it('that hangs up after any number of bytes ends in a connection error', async (t) => {
+    await Promise.all(
+      Array.from({ length: framed.length }, async (_, count) => {
+        const tcti = await simulator(t, (socket) => socket.end(framed.subarray(0, count)));
+        await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.connection' }, `${count} bytes`);
+      }),
+    );
+  });
+
+  it('that floods, or talks another protocol, is cut off at once', async (t) => {
+    for (const noise of [
+      response,
+      'HTTP/1.1 400 Bad Request\r\n\r\n',
+      Buffer.alloc(1_000_000, 0x80),
+      Buffer.concat([framed, framed]),
+      Buffer.concat([size, response, Buffer.from('00000001', 'hex')]),
+      Buffer.concat([Buffer.from('00000011', 'hex'), response, Buffer.alloc(5)]),
+      Buffer.from('00000010ffff00000010000000000000', 'hex'),
+      Buffer.from('00004001', 'hex'),
+      Buffer.from('00000009', 'hex'),
+    ]) {
+      const tcti = await simulator(t, (socket) => socket.write(noise));
+      await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.protocol' });
+    }
+  });
+
+  it('that is switched off, or a TPM 1.2, is called so', async (t) => {
+    const off = await simulator(t, (socket) => socket.write(Buffer.alloc(8)));
+    await assert.rejects(exchange(off, 5000), { code: 'tpm-unavailable.not-started' });
+    const old = await simulator(t, (socket) =>
+      socket.write(Buffer.from('0000000a00c40000000a0000001e00000000', 'hex')),
+    );
+    await assert.rejects(exchange(old, 5000), { code: 'tpm-unavailable.not-tpm2' });
+  });
+
+  it('that does not switch on as it should is not used', async (t) => {
+    const refusals: [string, (socket: Socket) => void][] = [
+      ['tpm-unavailable.timeout', () => undefined],
+      ['tpm-unavailable.timeout', (socket) => socket.write(Buffer.alloc(3))],
+      ['tpm-unavailable.connection', (socket) => socket.end(Buffer.alloc(3))],
+      ['tpm-unavailable.protocol', (socket) => socket.write(Buffer.from('00000001', 'hex'))],
+      ['tpm-unavailable.protocol', (socket) => socket.write(Buffer.alloc(1_000_000))],
+    ];
+    for (const [code, behave] of refusals) {
+      const tcti = await simulatorPair(
+        t,
+        () => undefined,
+        async (reader, socket) => {
+          await reader.take(4);
+          behave(socket);
+          await reader.take(1_000_000);
+        },
+      );
+      await assert.rejects(openTransport(parseTcti(tcti), SHORT_MS), { code });
+    }
+  });
+
+  it('whose platform port is closed is a connection error that names it', async (t) => {
+    const tcti = await peer(t, () => undefined);
+    await assert.rejects(openTransport(parseTcti(tcti.replace('swtpm', 'mssim')), 5000), {
+      code: 'tpm-unavailable.connection',
+      message: /the platform port/,
+    });
+  });
+
+  it('that is not there is a connection error', async () => {
+    await assert.rejects(exchange('mssim:host=127.0.0.1,port=1', 5000), {
+      code: 'tpm-unavailable.connection',
+    });
+  });
+});
+
 describe('a TPM behind a command', () => {
   const answer = [...response].map((byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
 
@@ -172,7 +291,9 @@ describe('a TPM behind a device node', () => {
   }
 
   async function send(open: () => Promise<DeviceFile>): Promise<Buffer> {
-    const transport = await openTransport({ kind: 'device', path: '/dev/tpmrm0' }, SHORT_MS, open);
+    const transport = await openTransport({ kind: 'device', path: '/dev/tpmrm0' }, SHORT_MS, {
+      openDevice: open,
+    });
     return transport.send(command);
   }
 
@@ -222,10 +343,14 @@ describe('a TPM behind a device node', () => {
       tried.push(path);
       return Promise.reject(Object.assign(new Error('ENOENT'), { code: 'ENOENT' }));
     };
-    await assert.rejects(openTransport(undefined, SHORT_MS, absent), { code: 'tpm-unavailable.not-found' });
+    await assert.rejects(openTransport(undefined, SHORT_MS, { platform: 'linux', openDevice: absent }), {
+      code: 'tpm-unavailable.not-found',
+    });
     assert.deepEqual(tried, ['/dev/tpmrm0', '/dev/tpm0']);
     const refused = (): Promise<DeviceFile> =>
       Promise.reject(Object.assign(new Error('EACCES'), { code: 'EACCES' }));
-    await assert.rejects(openTransport(undefined, SHORT_MS, refused), { code: 'tpm-unavailable.permission' });
+    await assert.rejects(openTransport(undefined, SHORT_MS, { platform: 'linux', openDevice: refused }), {
+      code: 'tpm-unavailable.permission',
+    });
   });
 });

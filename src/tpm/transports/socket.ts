@@ -1,8 +1,24 @@
-/** swtpm's raw command port, over TCP or a UNIX socket. */
+/** A TPM behind a socket: swtpm's raw command port, over TCP or UNIX, or a protocol that frames the commands. */
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import { IotdmError, systemErrorCode } from '../../errors.ts';
-import type { TpmTransport } from '../transport.ts';
+import { ResponseCollector, type Collector, type TpmTransport } from '../transport.ts';
 import { StreamExchange } from './stream.ts';
+
+/** How commands and responses travel on the socket. */
+export interface Framing {
+  /** The bytes to write for a command. */
+  frame(command: Buffer): Buffer;
+  /** What takes an answer out of its frame again. */
+  newCollector(name: string): Collector;
+  /** Written before a connection is closed; empty for none. */
+  readonly farewell: Buffer;
+}
+
+const raw: Framing = {
+  frame: (command) => command,
+  newCollector: (name) => new ResponseCollector(name),
+  farewell: Buffer.alloc(0),
+};
 
 /** How long connecting may take; a listening simulator on any bench answers far sooner. */
 const CONNECT_TIMEOUT_MS = 5000;
@@ -16,9 +32,10 @@ export async function openSocketTransport(
   name: string,
   address: NetConnectOpts,
   timeoutMs: number,
+  framing: Framing = raw,
 ): Promise<TpmTransport> {
   const socket = await connected(name, address);
-  const exchange = new StreamExchange(name, timeoutMs);
+  const exchange = new StreamExchange(name, timeoutMs, () => framing.newCollector(name));
   socket.setNoDelay(true);
   socket.on('data', (bytes: Buffer) => {
     exchange.receive(bytes);
@@ -33,7 +50,7 @@ export async function openSocketTransport(
     name,
     send: async (command) => {
       try {
-        return await exchange.send(socket, command);
+        return await exchange.send(socket, framing.frame(command));
       } catch (error) {
         socket.destroy();
         throw error;
@@ -49,7 +66,7 @@ export async function openSocketTransport(
         socket.once('close', () => {
           resolve();
         });
-        socket.end();
+        socket.end(framing.farewell);
         setTimeout(() => {
           socket.destroy();
         }, 500).unref();

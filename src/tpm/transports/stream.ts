@@ -1,6 +1,6 @@
 /** What all transports over a stream of bytes share: one command at a time, a time limit, a clear end. */
 import { IotdmError } from '../../errors.ts';
-import { ResponseCollector, timeoutError } from '../transport.ts';
+import { ResponseCollector, timeoutError, type Collector } from '../transport.ts';
 
 /** A place to write commands to; what comes back is handed to `StreamExchange.receive`. */
 export interface ByteSink {
@@ -8,7 +8,7 @@ export interface ByteSink {
 }
 
 interface Pending {
-  readonly collector: ResponseCollector;
+  readonly collector: Collector;
   readonly timer: NodeJS.Timeout;
   readonly resolve: (response: Buffer) => void;
   readonly reject: (error: IotdmError) => void;
@@ -17,12 +17,19 @@ interface Pending {
 export class StreamExchange {
   readonly #name: string;
   readonly #timeoutMs: number;
+  readonly #newCollector: () => Collector;
   #pending: Pending | undefined;
   #dead: IotdmError | undefined;
 
-  constructor(name: string, timeoutMs: number) {
+  /** @param newCollector what puts an answer together; without it a response with nothing around it is expected */
+  constructor(
+    name: string,
+    timeoutMs: number,
+    newCollector: () => Collector = () => new ResponseCollector(name),
+  ) {
     this.#name = name;
     this.#timeoutMs = timeoutMs;
+    this.#newCollector = newCollector;
   }
 
   send(sink: ByteSink, command: Buffer): Promise<Buffer> {
@@ -31,7 +38,7 @@ export class StreamExchange {
       return Promise.reject(new IotdmError('internal.unexpected', 'two TPM commands were sent at once'));
     }
     return new Promise((resolve, reject) => {
-      const collector = new ResponseCollector(this.#name);
+      const collector = this.#newCollector();
       const timer = setTimeout(() => {
         this.fail(timeoutError(this.#name, this.#timeoutMs, collector.received));
       }, this.#timeoutMs);
