@@ -7,6 +7,7 @@ import type { Host } from './shared/context.ts';
 import { exitCodes, toFailure } from './shared/failure.ts';
 import { declareSharedOptions } from './shared/settings.ts';
 import { declare, footer } from './shared/verb.ts';
+import { ekConvert } from './ek/convert.ts';
 import { ekRead } from './ek/read.ts';
 import { emulatorStart } from './emulator/start.ts';
 import { emulatorStatusVerb } from './emulator/status.ts';
@@ -77,7 +78,7 @@ export function buildProgram(host: Host): Command {
   declareSharedOptions(program);
 
   program.commandsGroup('The TPM of a device:');
-  program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host)]));
+  program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host), declare(ekConvert, host)]));
   program.addCommand(noun('srk', 'the storage root key', [declare(srkRead, host)]));
   program.addCommand(
     noun('slot', 'identities in the TPM: ten slots, each with a key and the name it belongs to', [
@@ -210,10 +211,12 @@ function report(error: unknown, args: readonly string[], program: Command, host:
 
 /** `error: unknown option '--foo'\n(Did you mean --force?)` in our own form. */
 function usageError(error: CommanderError): IotdmError {
-  const [first = '', ...rest] = error.message.replace(/^error: /, '').split('\n');
+  // What was not recognized is quoted, and may be a secret: a private key, or what stands behind an option's `=`.
+  const [first = '', ...rest] = redact(error.message)
+    .replace(/^error: /, '')
+    .split('\n');
   const suggestion = rest.join(' ').trim();
-  // An option that was not recognized may carry a secret after its `=`.
-  const message = redact(first.replace(/('--?[A-Za-z-]+)=[^']*'/, "$1'").replace(/\.$/, ''));
+  const message = first.replace(/('--?[A-Za-z-]+)=[^']*'/, "$1'").replace(/\.$/, '');
   return new IotdmError(
     'usage.invalid',
     suggestion === '' ? message : `${message} ${suggestion.charAt(0).toLowerCase()}${suggestion.slice(1)}`,

@@ -17,6 +17,8 @@ export const errorCodes = [
   'input.invalid',
   'input.rows',
   'input.locked',
+  'input.key-unsuitable',
+  'input.private-key',
   'tpm-unavailable.not-found',
   'tpm-unavailable.permission',
   'tpm-unavailable.busy',

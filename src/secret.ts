@@ -50,8 +50,9 @@ export class Secret {
   }
 }
 
-/** Values after which a text is not fit to be shown: SAS keys, signatures and bearer tokens. */
+/** Values after which a text is not fit to be shown: private keys, SAS keys, signatures and bearer tokens. */
 const secretPatterns: readonly [RegExp, string][] = [
+  [/-----BEGIN [A-Z0-9 ]*PRIVATE KEY[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|$)/g, shown],
   [/(shared\s*access\s*key\s*=\s*)[^;\s'"&]+/gi, `$1${shown}`],
   [/((?:primary|secondary)Key"?\s*[:=]\s*"?)[A-Za-z0-9+/=]{16,}/gi, `$1${shown}`],
   [/(\bsig=)[^&\s'"]+/gi, `$1${shown}`],

@@ -261,6 +261,10 @@ function withoutLineEnd(secret: Secret): Buffer {
 export function readFailure(file: string, what: string, cause: unknown): unknown {
   const code = systemErrorCode(cause);
   if (cause instanceof IotdmError || code === undefined) return cause;
+  if (code === 'ENAMETOOLONG') {
+    // What is too long for a name may be a key itself: it is not shown.
+    return new IotdmError('input.unreadable', 'what was given is no file name: it is too long', { cause });
+  }
   const name = file === '-' ? 'standard input' : file;
   const reasons: Readonly<Record<string, string>> = {
     ENOENT: 'there is no such file',

@@ -63,6 +63,10 @@ const hints: Readonly<Record<ErrorCode, Hint>> = {
   'input.unreadable': 'check the name and the permissions of the file',
   'input.invalid': helpHint,
   'input.locked': 'another iotdm is writing to it: wait for it to end and run the command again',
+  'input.key-unsuitable':
+    'DPS knows a TPM by its RSA 2048 endorsement key: read it from the device with iotdm ek read, or take its EK certificate',
+  'input.private-key':
+    'keep it to yourself, and give the public half: openssl pkey -in FILE -pubout -out public.pem',
   'input.rows': 'nothing was sent: mend these rows and run the same command again',
   'tpm-unavailable.not-found': `enable the TPM in the firmware settings, ${reachHint}`,
   'tpm-unavailable.permission': permissionHint,

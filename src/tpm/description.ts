@@ -1,5 +1,6 @@
 /** What a TPM says of itself: who made it, and the certificate its maker put into it. */
 import { IotdmError } from '../errors.ts';
+import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
 export interface TpmDescription {
@@ -66,20 +67,4 @@ export async function readEkCertificate(tpm: Tpm): Promise<Buffer | null> {
     if (error instanceof IotdmError && error.code.startsWith('tpm.')) return null;
     throw error;
   }
-}
-
-/** TCG PC Client, TCG_PCCLIENT_STORED_CERT: tag 0x1001, type 0 and two bytes of length before the certificate. */
-const TCG_HEADER = Buffer.from('100100', 'hex');
-const TCG_HEADER_BYTES = 5;
-
-/**
- * The DER certificate at the beginning of an NV area, without a TCG header in front and padding behind it.
- * @returns undefined where no DER sequence begins
- */
-export function trimCertificate(area: Buffer): Buffer | undefined {
-  const der = area.subarray(0, TCG_HEADER.length).equals(TCG_HEADER) ? area.subarray(TCG_HEADER_BYTES) : area;
-  // A certificate is longer than 255 bytes and shorter than 64 KiB, so its length takes two bytes.
-  if (der.length < 4 || der[0] !== 0x30 || der[1] !== 0x82) return undefined;
-  const length = 4 + der.readUInt16BE(2);
-  return length <= der.length ? Buffer.from(der.subarray(0, length)) : undefined;
 }

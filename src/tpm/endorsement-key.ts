@@ -68,6 +68,11 @@ export function registrationIdOf(endorsementKey: Buffer): string {
   return base32(createHash('sha256').update(endorsementKey).digest());
 }
 
+/** The same digest in hex: what Microsoft's IoT Edge documentation shows as registration id, 64 characters. */
+export function hexRegistrationIdOf(endorsementKey: Buffer): string {
+  return createHash('sha256').update(endorsementKey).digest('hex');
+}
+
 /** The RSA modulus of an EK or SRK public area as a Node.js key object, for PEM output. */
 export function rsaKeyObject(modulus: Buffer): KeyObject {
   return createPublicKey({

@@ -69,28 +69,28 @@ function certificate(
   return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
 }
 
-function commonName(name: string): Buffer {
+export function commonName(name: string): Buffer {
   return sequence(der(0x31, sequence(oid('550403'), der(0x0c, Buffer.from(name)))));
 }
 
-function extension(id: string, value: Buffer, critical: boolean): Buffer {
+export function extension(id: string, value: Buffer, critical: boolean): Buffer {
   return sequence(oid(id), ...(critical ? [Buffer.from('0101ff', 'hex')] : []), der(0x04, value));
 }
 
-function time(date: Date): Buffer {
+export function time(date: Date): Buffer {
   const text = date.toISOString().replace(/[-:T]|\.\d+/g, '');
   return der(0x18, Buffer.from(text));
 }
 
-function oid(hex: string): Buffer {
+export function oid(hex: string): Buffer {
   return der(0x06, Buffer.from(hex, 'hex'));
 }
 
-function sequence(...items: readonly Buffer[]): Buffer {
+export function sequence(...items: readonly Buffer[]): Buffer {
   return der(0x30, Buffer.concat(items));
 }
 
-function der(tag: number, content: Buffer): Buffer {
+export function der(tag: number, content: Buffer): Buffer {
   const length =
     content.length < 0x80
       ? [content.length]

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
-import { trimCertificate } from '../../src/tpm/description.ts';
+import { trimCertificate } from '../../src/tpm/ek-certificate-bytes.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
@@ -238,6 +238,7 @@ describe('an EK certificate in NV', () => {
     assert.deepEqual(trimCertificate(Buffer.concat([der, Buffer.alloc(100)])), der);
     assert.deepEqual(trimCertificate(Buffer.concat([der, Buffer.alloc(100, 0xff)])), der);
     assert.deepEqual(trimCertificate(Buffer.concat([Buffer.from('1001000008', 'hex'), der])), der);
+    assert.deepEqual(trimCertificate(Buffer.concat([Buffer.from('100100000a1002', 'hex'), der])), der);
   });
 
   it('is not found where there is none', () => {
