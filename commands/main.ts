@@ -19,6 +19,8 @@ import { enrollmentImport } from './enrollment/import.ts';
 import { enrollmentList } from './enrollment/list.ts';
 import { enrollmentShow } from './enrollment/show.ts';
 import { harvestVerb } from './harvest.ts';
+import { manifestMerge } from './manifest/merge.ts';
+import { manifestVerify } from './manifest/verify.ts';
 import { simulatorStart } from './simulator/start.ts';
 import { simulatorStatusVerb } from './simulator/status.ts';
 import { simulatorStop } from './simulator/stop.ts';
@@ -92,6 +94,12 @@ export function buildProgram(host: Host): Command {
   );
   program.commandsGroup('From the line to the service:');
   program.addCommand(declare(harvestVerb, host));
+  program.addCommand(
+    noun('manifest', 'what harvest has recorded', [
+      declare(manifestVerify, host),
+      declare(manifestMerge, host),
+    ]),
+  );
   program.addCommand(
     noun('enrollment', "individual enrollments of Azure's Device Provisioning Service", [
       declare(enrollmentCreate, host),

@@ -59,7 +59,8 @@ export interface AppendedRecord {
   readonly repaired: boolean;
 }
 
-const MAX_LINE_BYTES = 1024 * 1024;
+/** No record comes near: what is longer is some other file. */
+export const MAX_LINE_BYTES = 1024 * 1024;
 const WINDOW_BYTES = 4 * 1024 * 1024;
 const LF = 0x0a;
 const LINE_START = Buffer.from('{"schema":1,');
@@ -118,13 +119,34 @@ export function manifestLine(record: ManifestRecord): string {
 
 /** The record on a line, or undefined when it is not a manifest record of schema 1. */
 export function parseManifestLine(line: string): ManifestRecord | undefined {
+  const record = readManifestLine(line);
+  return typeof record === 'string' ? undefined : record;
+}
+
+/** The record on a line, or what is wrong with the line: lower case, without a full stop. */
+export function readManifestLine(line: string): ManifestRecord | string {
   let value: unknown;
   try {
     value = JSON.parse(line);
   } catch {
-    return undefined;
+    return 'this line is not a manifest record: it is not JSON';
   }
-  return isManifestRecord(value) ? value : undefined;
+  if (isManifestRecord(value)) return value;
+  if (!isObject(value)) return 'this line is not a manifest record: it is not a JSON object';
+  if (!memberChecks.schema(value.schema)) return 'this line is not a manifest record of schema 1';
+  const wrong = Object.entries(memberChecks).find(([key, check]) => !check(value[key]));
+  return `this line is not a manifest record: ${wrong?.[0] ?? 'a member'} is missing or of another type`;
+}
+
+/**
+ * The same record as it stands behind another line, without its line feed: keys in their order, then those of a later
+ * version of this program, `previous` last.
+ */
+export function relinkedLine(record: ManifestRecord, previous: string | null): string {
+  const names = Object.keys(memberChecks) as (keyof ManifestRecord)[];
+  const known = names.filter((name) => name !== 'previous').map((name) => [name, record[name]] as const);
+  const others = Object.entries(record).filter(([name]) => !Object.hasOwn(memberChecks, name));
+  return JSON.stringify(Object.fromEntries([...known, ...others, ['previous', previous]]));
 }
 
 /** The hash by which the record after this line refers to it. */
@@ -227,7 +249,7 @@ async function scanManifest(file: string, handle: FileHandle, identity: Harveste
 }
 
 /** Whether the bytes can be the beginning of a record, or the zeros that a file system leaves after a power loss. */
-function mayBeTorn(bytes: Buffer): boolean {
+export function mayBeTorn(bytes: Buffer): boolean {
   const length = Math.min(bytes.length, LINE_START.length);
   return (
     bytes.subarray(0, length).equals(LINE_START.subarray(0, length)) || bytes.every((value) => value === 0)

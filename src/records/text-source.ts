@@ -142,15 +142,18 @@ const unreadable: Readonly<Record<string, string>> = {
   EPERM: 'permission denied',
 };
 
+/** A failure of the file system as `input.unreadable`; anything else as it is. */
+export function readFailure(name: string, cause: unknown): unknown {
+  const code = systemErrorCode(cause);
+  if (cause instanceof IotdmError || code === undefined) return cause;
+  return new IotdmError('input.unreadable', `${name} cannot be read: ${unreadable[code] ?? code}`, { cause });
+}
+
 async function* readable(source: AsyncIterable<Buffer>, name: string): AsyncGenerator<Buffer, void> {
   try {
     yield* source;
   } catch (error) {
-    const code = systemErrorCode(error);
-    if (error instanceof IotdmError || code === undefined) throw error;
-    throw new IotdmError('input.unreadable', `${name} cannot be read: ${unreadable[code] ?? code}`, {
-      cause: error,
-    });
+    throw readFailure(name, error);
   }
 }
 
