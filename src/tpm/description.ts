@@ -22,7 +22,11 @@ const PT_COUNT = PT_FIRMWARE[1] - PT_REVISION + 1;
 
 /** One TPM command. */
 export async function describeTpm(tpm: Tpm): Promise<TpmDescription> {
-  const properties = await tpm.properties(PT_REVISION, PT_COUNT);
+  return descriptionFrom(await tpm.properties(PT_REVISION, PT_COUNT));
+}
+
+/** @param properties TPM_PT_FIXED, those from TPM_PT_REVISION to TPM_PT_FIRMWARE_VERSION_2 at least */
+export function descriptionFrom(properties: ReadonlyMap<number, number>): TpmDescription {
   const value = (id: number): number => properties.get(id) ?? 0;
   return {
     manufacturer: letters([value(PT_MANUFACTURER)]),
@@ -35,7 +39,7 @@ export async function describeTpm(tpm: Tpm): Promise<TpmDescription> {
 }
 
 /** Four characters a word; zeros and what is not printable ASCII are left out, as terminals and logs will see it. */
-function letters(words: readonly number[]): string {
+export function letters(words: readonly number[]): string {
   return words
     .flatMap((word) => [word >>> 24, (word >>> 16) & 0xff, (word >>> 8) & 0xff, word & 0xff])
     .filter((byte) => byte >= 0x20 && byte < 0x7f)

@@ -14,6 +14,8 @@ import {
   TPM_CAP,
   TPM_HANDLE,
   TPM_RH,
+  TPML_ALG_PROPERTY,
+  TPML_CCA,
   TPML_HANDLE,
   TPML_TAGGED_TPM_PROPERTY,
   TPMS_KEYEDHASH_PARMS,
@@ -33,6 +35,7 @@ import {
   type ReadPublicResponse,
   type SequenceCompleteResponse,
   type TPMA_NV,
+  type TPMU_PUBLIC_PARMS,
   type TpmBuffer,
   type TpmError,
 } from 'tss.js';
@@ -113,6 +116,7 @@ export const Algorithm = {
   rsa: 0x0001,
   hmac: 0x0005,
   keyedHash: 0x0008,
+  aes: 0x0006,
   sha256: 0x000b,
   ecc: 0x0023,
 } as const;
@@ -129,6 +133,16 @@ const PT_INPUT_BUFFER = 0x010d;
 const SAFE_INPUT_BYTES = 512;
 
 const SHA256_BYTES = 32;
+
+/** Modulus of RSA 2048. */
+const MODULUS_BYTES = 256;
+
+/** More than any list of algorithms or commands has. */
+const MAX_LIST = 1024;
+
+/** TPM_CC_FIRST, and TPMA_CC's bit for commands that the specification does not know. */
+const FIRST_COMMAND = 0x11f;
+const VENDOR_COMMAND = 1 << 29;
 
 /** TPM_PT_NV_BUFFER_MAX is at least this on every chip that follows the PC Client profile. */
 const SAFE_NV_BYTES = 512;
@@ -198,6 +212,11 @@ export class TpmCommands {
   /** What to call this TPM in messages. */
   get name(): string {
     return this.#transport.name;
+  }
+
+  /** Whether the caller gave a value, other than the empty one, for the authorization of this hierarchy. */
+  hasAuth(hierarchy: Hierarchy): boolean {
+    return (this.#options.auth?.[hierarchy]?.length ?? 0) > 0;
   }
 
   /** Names of the commands sent so far, retries not counted. */
@@ -392,15 +411,19 @@ export class TpmCommands {
     );
   }
 
-  /** Reads an NV index with its own, empty authorization. One command for each 512 bytes. */
-  async nvRead(index: number, size: number): Promise<Buffer> {
+  /**
+   * Reads an NV index with its own, empty authorization, or as the owner. One command for each 512 bytes.
+   */
+  async nvRead(index: number, size: number, as: 'index' | 'owner' = 'index'): Promise<Buffer> {
     const pieces: Buffer[] = [];
     for (let offset = 0; offset < size; offset += SAFE_NV_BYTES) {
       const length = Math.min(SAFE_NV_BYTES, size - offset);
       const piece = await this.#run<Buffer, Buffer>(
         'NV_Read',
         (tpm, done) => {
-          tpm.NV_Read(new TPM_HANDLE(index), new TPM_HANDLE(index), length, offset, done);
+          if (as === 'owner') tpm.withSession(this.#password('owner'));
+          const authorizing = as === 'owner' ? hierarchyHandle('owner') : new TPM_HANDLE(index);
+          tpm.NV_Read(authorizing, new TPM_HANDLE(index), length, offset, done);
         },
         (data) => checkLength(data, length),
       );
@@ -446,15 +469,15 @@ export class TpmCommands {
   async handles(first: number, count: number): Promise<number[]> {
     return this.#capability(TPM_CAP.HANDLES, first, count, (data) => {
       if (!(data instanceof TPML_HANDLE)) throw new TypeError('not a list of handles');
-      return data.handle.map((handle) => handle.handle >>> 0);
-    });
+      return data.handle.map(({ handle }) => [handle >>> 0, handle >>> 0] as const);
+    }).then((list) => [...list.keys()]);
   }
 
   /** Up to `count` properties (TPM_PT) from `first` on. One command. */
   async properties(first: number, count: number): Promise<Map<number, number>> {
     return this.#capability(TPM_CAP.TPM_PROPERTIES, first, count, (data) => {
       if (!(data instanceof TPML_TAGGED_TPM_PROPERTY)) throw new TypeError('not a list of properties');
-      return new Map(data.tpmProperty.map(({ property, value }) => [property >>> 0, value >>> 0]));
+      return data.tpmProperty.map(({ property, value }) => [property >>> 0, value >>> 0] as const);
     });
   }
 
@@ -462,14 +485,85 @@ export class TpmCommands {
     return (await this.properties(id, 1)).get(id);
   }
 
-  #capability<R>(capability: TPM_CAP, first: number, count: number, read: (data: unknown) => R): Promise<R> {
-    return this.#run<GetCapabilityResponse, R>(
-      'GetCapability',
-      (tpm, done) => {
-        tpm.GetCapability(capability, first, count, done);
-      },
-      ({ capabilityData }) => read(capabilityData),
-    );
+  /** All algorithms of the TPM (TPM_ALG_ID). One command. */
+  async algorithms(): Promise<Set<number>> {
+    const list = await this.#capability(TPM_CAP.ALGS, 0, MAX_LIST, (data) => {
+      if (!(data instanceof TPML_ALG_PROPERTY)) throw new TypeError('not a list of algorithms');
+      return data.algProperties.map(({ alg, algProperties }) => [alg as number, algProperties] as const);
+    });
+    return new Set(list.keys());
+  }
+
+  /** The codes (TPM_CC) of all commands that the TPM implements. One command. */
+  async commandCodes(): Promise<Set<number>> {
+    const list = await this.#capability(TPM_CAP.COMMANDS, FIRST_COMMAND, MAX_LIST, (data) => {
+      if (!(data instanceof TPML_CCA)) throw new TypeError('not a list of commands');
+      // TPMA_CC, Part 2, 8.9: the code is in the low half, bit 29 marks a vendor's command.
+      return data.commandAttributes
+        .filter((attributes) => (attributes & VENDOR_COMMAND) === 0)
+        .map((attributes) => [attributes & 0xffff, attributes] as const);
+    });
+    return new Set(list.keys());
+  }
+
+  /**
+   * Whether the TPM can have keys of this kind: `storage` is RSA 2048 with AES-128-CFB, as the EK and the SRK are;
+   * `hmac` is HMAC-SHA256, as the keys of slots are. One command, which makes nothing.
+   */
+  async supports(kind: keyof typeof keyParameters): Promise<boolean> {
+    try {
+      await this.#run('TestParms', (tpm, done) => {
+        tpm.TestParms(keyParameters[kind](), done);
+      });
+      return true;
+    } catch (error) {
+      if (error instanceof IotdmError && error.code === 'tpm.refused') return false;
+      throw error;
+    }
+  }
+
+  /**
+   * TPM2_Clear (Part 3, 24.6): what the owner and the endorsement hierarchy hold is gone, and their authorization
+   * values with it. One command.
+   * @param options.authSet whether the TPM has a lockout authorization value; without one, none is sent, because one
+   * wrong value shuts this hierarchy for TPM_PT_LOCKOUT_RECOVERY seconds, which may be a day
+   */
+  async clear({ authSet }: { readonly authSet: boolean }): Promise<void> {
+    await this.#run('Clear', (tpm, done) => {
+      tpm
+        .withSession(authSet ? this.#password('lockout') : Session.Pw(Buffer.alloc(0)))
+        .Clear(hierarchyHandle('lockout'), done);
+    });
+  }
+
+  /** Asks again where the TPM says that there is more: some give only a few at once. */
+  async #capability<V>(
+    capability: TPM_CAP,
+    first: number,
+    count: number,
+    read: (data: unknown) => (readonly [number, V])[],
+  ): Promise<Map<number, V>> {
+    const found = new Map<number, V>();
+    for (let from = first; ;) {
+      const { items, more } = await this.#run<
+        GetCapabilityResponse,
+        { items: (readonly [number, V])[]; more: boolean }
+      >(
+        'GetCapability',
+        (tpm, done) => {
+          tpm.GetCapability(capability, from, count - found.size, done);
+        },
+        ({ moreData, capabilityData }) => {
+          if (moreData !== 0 && moreData !== 1) throw new RangeError('neither yes nor no');
+          return { items: read(capabilityData), more: moreData === 1 };
+        },
+      );
+      for (const [id, value] of items) found.set(id, value);
+      const last = items.at(-1)?.[0];
+      if (!more || last === undefined || found.size >= count) return found;
+      if (last < from) throw malformed(this.name, 'GetCapability');
+      from = last + 1;
+    }
   }
 
   #password(hierarchy: Hierarchy): Session {
@@ -582,6 +676,15 @@ export class TpmCommands {
  * another `unique` the same chip gives another key, which no manufacturer's certificate knows.
  */
 export function ekTemplate(): TPMT_PUBLIC {
+  return endorsementTemplate(Buffer.alloc(MODULUS_BYTES));
+}
+
+/** The same with an empty `unique`: what Azure's C and Node SDKs give to a chip that has no EK at its handle. */
+export function sdkEkTemplate(): TPMT_PUBLIC {
+  return endorsementTemplate(Buffer.alloc(0));
+}
+
+function endorsementTemplate(unique: Buffer): TPMT_PUBLIC {
   return storageTemplate(
     TPMA_OBJECT.fixedTPM |
       TPMA_OBJECT.fixedParent |
@@ -590,6 +693,7 @@ export function ekTemplate(): TPMT_PUBLIC {
       TPMA_OBJECT.restricted |
       TPMA_OBJECT.decrypt,
     EK_AUTH_POLICY,
+    unique,
   );
 }
 
@@ -604,30 +708,50 @@ export function srkTemplate(): TPMT_PUBLIC {
       TPMA_OBJECT.restricted |
       TPMA_OBJECT.decrypt,
     Buffer.alloc(0),
+    Buffer.alloc(MODULUS_BYTES),
   );
 }
 
-function storageTemplate(attributes: TPMA_OBJECT, authPolicy: Buffer): TPMT_PUBLIC {
+/** TPM2B_PUBLIC of an SRK up to its modulus, which follows and is 256 bytes long. */
+export function srkPublicPrefix(): Buffer {
+  const area = srkTemplate().asTpm2B();
+  return area.subarray(0, area.length - MODULUS_BYTES);
+}
+
+function storageTemplate(attributes: TPMA_OBJECT, authPolicy: Buffer, unique: Buffer): TPMT_PUBLIC {
   return new TPMT_PUBLIC(
     TPM_ALG_ID.SHA256,
     attributes,
     authPolicy,
-    new TPMS_RSA_PARMS(
-      new TPMT_SYM_DEF_OBJECT(TPM_ALG_ID.AES, 128, TPM_ALG_ID.CFB),
-      new TPMS_NULL_SIG_SCHEME(),
-      2048,
-      0,
-    ),
-    new TPM2B_PUBLIC_KEY_RSA(Buffer.alloc(256)),
+    storageParameters(),
+    new TPM2B_PUBLIC_KEY_RSA(unique),
   );
 }
+
+function storageParameters(): TPMS_RSA_PARMS {
+  return new TPMS_RSA_PARMS(
+    new TPMT_SYM_DEF_OBJECT(TPM_ALG_ID.AES, 128, TPM_ALG_ID.CFB),
+    new TPMS_NULL_SIG_SCHEME(),
+    2048,
+    0,
+  );
+}
+
+function hmacParameters(): TPMS_KEYEDHASH_PARMS {
+  return new TPMS_KEYEDHASH_PARMS(new TPMS_SCHEME_HMAC(TPM_ALG_ID.SHA256));
+}
+
+const keyParameters = {
+  storage: storageParameters,
+  hmac: hmacParameters,
+} satisfies Readonly<Record<string, () => TPMU_PUBLIC_PARMS>>;
 
 function hmacKeyTemplate(): TPMT_PUBLIC {
   return new TPMT_PUBLIC(
     TPM_ALG_ID.SHA256,
     TPMA_OBJECT.userWithAuth | TPMA_OBJECT.noDA | TPMA_OBJECT.sign,
     Buffer.alloc(0),
-    new TPMS_KEYEDHASH_PARMS(new TPMS_SCHEME_HMAC(TPM_ALG_ID.SHA256)),
+    hmacParameters(),
     new TPM2B_DIGEST_KEYEDHASH(Buffer.alloc(0)),
   );
 }
