@@ -31,6 +31,7 @@ import { slotSignVerb } from './slot/sign.ts';
 import { slotTokenVerb } from './slot/token.ts';
 import { slotWrite } from './slot/write.ts';
 import { srkRead } from './srk/read.ts';
+import { tpmCheck } from './tpm/check.ts';
 import { tpmInfo } from './tpm/info.ts';
 
 /**
@@ -82,7 +83,10 @@ export function buildProgram(host: Host): Command {
 
   program.commandsGroup('The TPM of a device:');
   program.addCommand(
-    noun('tpm', 'the TPM itself: what it is, and whether it will do', [declare(tpmInfo, host)]),
+    noun('tpm', 'the TPM itself: what it is, and whether it will do', [
+      declare(tpmInfo, host),
+      declare(tpmCheck, host),
+    ]),
   );
   program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host), declare(ekConvert, host)]));
   program.addCommand(noun('srk', 'the storage root key', [declare(srkRead, host)]));

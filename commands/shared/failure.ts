@@ -80,10 +80,15 @@ const hints: Readonly<Record<ErrorCode, Hint>> = {
     'DPS needs a TPM 2.0: look for a switch from 1.2 to 2.0 in the firmware settings',
   'tpm-unavailable.failure-mode':
     'restart the device; if it stays like this, update its firmware or replace the TPM',
+  'tpm-unavailable.unsuitable': 'look for newer firmware of this TPM, or use another one',
   'tpm-unavailable.software-missing': 'install it: sudo apt-get install -y swtpm swtpm-tools',
   'tpm.authorization': authorizationHint,
   'tpm.lockout':
     'wait until the TPM recovers, or end the lockout with: tpm2_dictionarylockout --clear-lockout',
+  'tpm.hierarchy-disabled':
+    'something disabled it since the start: restart the device, and if it stays so, enable it in the firmware settings',
+  'tpm.clear-disabled':
+    'clear the TPM in the firmware settings, or allow it with the platform authorization: tpm2_clearcontrol -C p c',
   'tpm.no-room': 'make room: iotdm slot list shows the slots in use, iotdm slot clear N frees one',
   'tpm.transient-full':
     'another program left objects behind: use /dev/tpmrm0, or flush them with: tpm2_flushcontext -t',
@@ -119,6 +124,8 @@ const hints: Readonly<Record<ErrorCode, Hint>> = {
     'mend the rows named above and run the same command again: rows that are done are left alone',
   'verify.slot':
     'do not ship this device: clear the slot and write it again, and replace the TPM if it fails twice',
+  'verify.ek-certificate':
+    'do not ship this device as genuine: the certificate and the chip do not belong together, or it was damaged',
   'verify.manifest': 'restore the manifest from a copy: it was changed after it was written',
   'verify.identity-conflict': 'check the label of the device: one chip and one serial number belong together',
   'interrupted.signal': 'run the same command again to finish',

@@ -216,7 +216,7 @@ const meanings: Readonly<Record<string, readonly [ErrorCode, string]>> = {
   TPM_RC_AUTH_TYPE: ['tpm.authorization', 'the TPM wants another kind of authorization'],
   TPM_RC_POLICY_FAIL: ['tpm.authorization', 'the policy of this object is not satisfied'],
   TPM_RC_NV_AUTHORIZATION: ['tpm.authorization', 'the NV index does not allow this access'],
-  TPM_RC_HIERARCHY: ['tpm.authorization', 'the hierarchy is disabled'],
+  TPM_RC_HIERARCHY: ['tpm.hierarchy-disabled', 'the hierarchy is disabled'],
   TPM_RC_LOCKOUT: ['tpm.lockout', 'the TPM is locked out after wrong authorization values'],
   TPM_RC_NV_SPACE: ['tpm.no-room', 'the TPM has no room left'],
   TPM_RC_OBJECT_MEMORY: ['tpm.transient-full', 'the transient slots of the TPM are used up'],

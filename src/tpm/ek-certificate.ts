@@ -1,0 +1,87 @@
+/**
+ * The EK certificate as it lies in the TPM, told apart from one that is missing, closed or damaged; and whether it is
+ * for a given key. Who signed it is another question, which is not answered here.
+ */
+import { X509Certificate } from 'node:crypto';
+import { IotdmError } from '../errors.ts';
+import { EK_CERTIFICATE_INDEX, trimCertificate } from './description.ts';
+import type { Tpm } from './tpm.ts';
+
+export type StoredCertificate =
+  | { readonly kind: 'absent' }
+  /** Something is there, and reading it is refused or would need an authorization value that is not known. */
+  | { readonly kind: 'closed'; readonly why: string }
+  | { readonly kind: 'damaged'; readonly why: string }
+  | { readonly kind: 'certificate'; readonly der: Buffer; readonly certificate: X509Certificate };
+
+/** TPMA_NV (Part 2, 13.4). */
+const OWNER_READ = 1 << 17;
+const AUTH_READ = 1 << 18;
+const NO_DA = 1 << 25;
+const WRITTEN = 1 << 29;
+
+const MAX_CERTIFICATE_BYTES = 8192;
+
+/**
+ * Never risks a wrong authorization value: an index that counts them (NO_DA clear) is read as the owner, or not at all.
+ * One TPM command where there is none, usually three.
+ * @param options.ownerUsable whether the owner's authorization is known
+ */
+export async function findEkCertificate(
+  tpm: Tpm,
+  { ownerUsable }: { readonly ownerUsable: boolean },
+): Promise<StoredCertificate> {
+  const area = await tpm.nvReadPublic(EK_CERTIFICATE_INDEX);
+  if (area === undefined) return { kind: 'absent' };
+  const has = (bit: number): boolean => (area.attributes & bit) !== 0;
+  if (!has(WRITTEN)) return { kind: 'damaged', why: 'it was never written' };
+  if (area.dataSize > MAX_CERTIFICATE_BYTES) {
+    return { kind: 'damaged', why: `${area.dataSize} bytes are no certificate` };
+  }
+  const reader =
+    has(AUTH_READ) && has(NO_DA) ? 'index' : has(OWNER_READ) && ownerUsable ? 'owner' : undefined;
+  if (reader === undefined) {
+    return { kind: 'closed', why: 'it takes an authorization value that is not known' };
+  }
+  try {
+    return parseStoredCertificate(await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader));
+  } catch (error) {
+    if (error instanceof IotdmError && error.code.startsWith('tpm.'))
+      return { kind: 'closed', why: error.message };
+    throw error;
+  }
+}
+
+/** @param area the whole NV area, padding and TCG header included */
+export function parseStoredCertificate(area: Buffer): StoredCertificate {
+  const der = trimCertificate(area);
+  if (der === undefined) return { kind: 'damaged', why: 'no certificate begins there' };
+  try {
+    return { kind: 'certificate', der, certificate: new X509Certificate(der) };
+  } catch {
+    return { kind: 'damaged', why: 'it cannot be read as a certificate' };
+  }
+}
+
+/**
+ * Whether the certificate is for the RSA key with this modulus.
+ * @param modulus big-endian, 256 bytes
+ */
+export function isCertificateFor(
+  { certificate, der }: { certificate: X509Certificate; der: Buffer },
+  modulus: Buffer,
+): boolean {
+  const certified = certifiedModulus(certificate);
+  // Some manufacturers mark the key as RSAES-OAEP, which OpenSSL does not read; its modulus stands there all the same.
+  return certified === undefined ? der.includes(modulus) : certified.equals(modulus);
+}
+
+function certifiedModulus(certificate: X509Certificate): Buffer | undefined {
+  try {
+    const { n } = certificate.publicKey.export({ format: 'jwk' });
+    // A key of another kind has no modulus, and so is for no RSA key.
+    return n === undefined ? Buffer.alloc(0) : Buffer.from(n, 'base64url');
+  } catch {
+    return undefined;
+  }
+}
