@@ -17,7 +17,7 @@ const vendors = {
   koffi: 'koffi is imported by src/tpm/transports/tbs-library.ts only: everything else sees TbsLibrary',
   'csv-parse': 'csv-parse is imported by src/records/csv.ts only',
   'proper-lockfile': 'proper-lockfile is imported by src/records/file-lock.ts only',
-  '@peculiar/x509': 'imported by src/emulator/tls.ts only',
+  '@peculiar/x509': 'imported by src/x509.ts only: everybody else calls its loadX509',
   chalk: 'chalk is imported by commands/shared/console.ts only: src has no terminal',
   ora: 'ora is imported by commands/shared/console.ts only: src has no terminal',
   commander: 'commander belongs to commands: src has no command line',
@@ -30,7 +30,7 @@ const adapters = {
   'src/dps/azure-http.ts': ['azure-iot-http-base'],
   'src/records/csv.ts': ['csv-parse'],
   'src/records/file-lock.ts': ['proper-lockfile'],
-  'src/emulator/tls.ts': ['@peculiar/x509'],
+  'src/x509.ts': ['@peculiar/x509'],
 };
 
 const upward = [
@@ -40,7 +40,7 @@ const upward = [
   },
 ];
 
-const parts = ['tpm', 'slot', 'dps', 'records', 'emulator'];
+const parts = ['tpm', 'slot', 'dps', 'records', 'trust', 'emulator'];
 
 /** The rule for one folder or file: which vendor packages and which other folders it may not import. */
 function imports(allowedVendors, patterns) {

@@ -11,6 +11,7 @@ import {
 } from 'node:crypto';
 import { join } from 'node:path';
 import { IotdmError } from '../errors.ts';
+import { loadX509 } from '../x509.ts';
 import { readState, writePublicState, writeState } from './state-directory.ts';
 
 /** PEM texts for a TLS server. */
@@ -190,22 +191,4 @@ async function importPrivate(key: KeyObject): Promise<webcrypto.CryptoKey> {
 async function importPublic(key: KeyObject): Promise<webcrypto.CryptoKey> {
   const der = key.export({ type: 'spki', format: 'der' });
   return webcrypto.subtle.importKey('spki', der, ecdsaP256, true, ['verify']);
-}
-
-/**
- * Loaded only when a certificate is to be made, which most starts do not need. Its dependency tsyringe refuses to load
- * without the metadata functions of reflect-metadata, though nothing here has any metadata: functions that know none
- * do.
- */
-async function loadX509() {
-  const reflect: object = Reflect;
-  if (!('getMetadata' in reflect)) {
-    for (const name of ['getMetadata', 'getOwnMetadata', 'defineMetadata']) {
-      Object.defineProperty(reflect, name, { value: () => undefined, configurable: true, writable: true });
-    }
-  }
-  // The default export, a CommonJS module's exports, is all that esbuild leaves of it in a bundle that is split.
-  const { default: x509 } = await import('@peculiar/x509');
-  x509.cryptoProvider.set(webcrypto);
-  return x509;
 }
