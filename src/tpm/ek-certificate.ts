@@ -4,7 +4,8 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
-import { EK_CERTIFICATE_INDEX, trimCertificate } from './description.ts';
+import { EK_CERTIFICATE_INDEX } from './description.ts';
+import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
 export type StoredCertificate =
