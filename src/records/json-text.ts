@@ -6,8 +6,9 @@
 /** Deeper nesting is called a fault rather than walked. */
 const MAX_DEPTH = 500;
 
+// No repetition within a repetition: an unterminated string would be tried in exponentially many ways.
 const token =
-  /[ \t\r\n]*(?:([[\]{}:,])|("(?:[^"\\\p{Cc}]+|[\u007f-\u009f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null))/uy;
+  /[ \t\r\n]*(?:([[\]{}:,])|("(?:[^"\\\p{Cc}]|[\u007f-\u009f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null))/uy;
 
 interface Token {
   readonly text: string;

@@ -55,6 +55,13 @@ describe('readNdjson', () => {
     assert.deepEqual(torn, { kind: 'broken', line: 1, column: 6, message: 'the JSON breaks off here' });
   });
 
+  it('finds where the longest unterminated string begins, in time that grows with its length only', async () => {
+    for (const content of ['x'.repeat(900_000), '\\n'.repeat(400_000), '\u0085'.repeat(400_000)]) {
+      const [row] = await lines(`{"a":"${content}`);
+      assert.deepEqual([row?.kind, row?.line, row?.kind === 'broken' && row.column], ['broken', 1, 6]);
+    }
+  });
+
   it('bounds the length of a line', async () => {
     await assert.rejects(
       lines(`{}\n${' '.repeat(MAX_ROW_BYTES + 1)}\n`),
