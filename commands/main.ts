@@ -4,7 +4,8 @@ import { IotdmError } from '../src/errors.ts';
 import { redact } from '../src/secret.ts';
 import { Console } from './shared/console.ts';
 import type { Host } from './shared/context.ts';
-import { exitCodes, toFailure } from './shared/failure.ts';
+import { exitCodes } from './catalogue/exit-codes.ts';
+import { toFailure } from './shared/failure.ts';
 import { declareSharedOptions } from './shared/settings.ts';
 import { declare, footer } from './shared/verb.ts';
 import { ekConvert } from './ek/convert.ts';
@@ -18,6 +19,7 @@ import { enrollmentExport } from './enrollment/export.ts';
 import { enrollmentImport } from './enrollment/import.ts';
 import { enrollmentList } from './enrollment/list.ts';
 import { enrollmentShow } from './enrollment/show.ts';
+import { explainVerb } from './explain.ts';
 import { harvestVerb } from './harvest.ts';
 import { manifestMerge } from './manifest/merge.ts';
 import { manifestVerify } from './manifest/verify.ts';
@@ -134,6 +136,7 @@ export function buildProgram(host: Host): Command {
     ]),
   );
   program.commandsGroup('Help:');
+  program.addCommand(declare(explainVerb, host));
   program.addCommand(helpCommand(program, host));
   quietCommander(program, host);
   return program;

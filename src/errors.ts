@@ -1,6 +1,6 @@
 /**
  * The one error type of iotdm. Every failure that a user can meet has a stable code; what a code means for the
- * exit status and which command mends it is the business of commands/shared/failure.ts.
+ * exit status and which command mends it is the business of commands/catalogue.
  */
 
 /** What scripts may rely on. The part before the dot decides the exit code. */

@@ -130,10 +130,10 @@ const BAD_TAG = 0x1e;
 const NOT_OF_THE_SPECIFICATION = 0x600;
 
 /**
- * The layers above a TPM that answer in its place put their number above the TPM's code: the kernel's resource manager
- * (11, drivers/char/tpm/tpm.h) and that of tpm2-tss (12). An HRESULT of Windows does so with facility 0x28.
+ * What answers in the TPM's place puts a number of its own above the TPM's code: a resource manager, such as the
+ * kernel's, its layer (drivers/char/tpm/tpm.h), and Windows the facility of an HRESULT.
  */
-const RESOURCE_MANAGERS = [0x000b, 0x000c];
+const RESOURCE_MANAGER = 0x000b;
 const HRESULT_TPM = 0x8028;
 
 /** Takes a code as the TPM gives it, as a resource manager does, or as an HRESULT of Windows. */
@@ -141,7 +141,7 @@ export function decodeResponseCode(code: number): ResponseCode {
   const ofWindows = describeTbsCode(code);
   if (ofWindows !== undefined) return { code, name: ofWindows.name };
   const layer = code >>> 16;
-  const number = RESOURCE_MANAGERS.includes(layer) || layer === HRESULT_TPM ? code & 0xffff : code;
+  const number = layer === RESOURCE_MANAGER || layer === HRESULT_TPM ? code & 0xffff : code;
   const known = decodeTpmCode(number);
   return known === undefined
     ? { code, name: `response code 0x${(code >>> 0).toString(16)}` }

@@ -1,0 +1,320 @@
+/** iotdm's own error codes. The compiler refuses a code without an entry; the fix is the hint of every such error. */
+import type { ErrorCode } from '../../src/errors.ts';
+import type { Entry, Fix } from './entry.ts';
+
+const permission =
+  'run as root, or join the group that owns the device: sudo usermod -aG tss $USER, then log in again';
+const reach = 'check --tpm (or IOTDM_TPM), or start a software TPM with: iotdm simulator start';
+const authorization =
+  'give the authorization value with --owner-auth-file, --endorsement-auth-file or --lockout-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH, IOTDM_LOCKOUT_AUTH)';
+const help: Fix = ({ command }) => `run: ${command} --help`;
+
+export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
+  'internal.unexpected': {
+    meaning: 'something happened that nobody foresaw',
+    cause: 'a bug in iotdm',
+    fix: 'please report this, with what you did and the output of the same command with -v',
+  },
+  'usage.invalid': {
+    meaning: 'the command line cannot be understood; nothing was touched',
+    cause: 'a mistyped command, option or value',
+    fix: help,
+  },
+  'usage.secret-in-argv': {
+    meaning: 'a secret stood on the command line',
+    cause: 'a connection string or key was given as the value of an option',
+    fix: 'every user of this machine can read a command line: put the secret into a file and give the file, or - for stdin',
+  },
+  'usage.no-credentials': {
+    meaning: 'a service is to be asked, and there are no credentials for it',
+    cause: "neither a file nor the environment gives the service's connection string",
+    fix: 'pass --dps-connection-string-file FILE or set IOTDM_DPS_CONNECTION_STRING; for a rehearsal: iotdm emulator start',
+  },
+  'usage.needs-confirmation': {
+    meaning: 'the command destroys something and was not confirmed; nothing was changed',
+    cause: 'it runs in a script, where nobody can be asked, or the question was not answered with yes',
+    fix: 'pass --yes if that is what you want',
+  },
+  'usage.output-exists': {
+    meaning: 'the output file is already there and was left alone',
+    cause: 'the command was run before with the same name',
+    fix: 'choose another name, or pass --overwrite to replace it',
+  },
+  'usage.output-unwritable': {
+    meaning: 'the output file cannot be written',
+    cause: 'the folder is missing or not writable, or the disk is full',
+    fix: 'check the name, the permissions of the folder and the free space',
+  },
+  'usage.unsupported': {
+    meaning: 'what was asked for does not exist here',
+    cause:
+      'a kind of TPM connection that iotdm or this operating system does not have, such as tabrmd, or tbs outside Windows',
+    fix: 'use device:/dev/tpmrm0, where the kernel manages the TPM for several programs',
+  },
+  'input.unreadable': {
+    meaning: 'an input file cannot be read',
+    cause: 'a wrong name, or a file of another user',
+    fix: 'check the name and the permissions of the file',
+  },
+  'input.invalid': {
+    meaning: 'an input file is not what it should be; nothing was touched',
+    cause: 'another format than the command expects, or a damaged file',
+    fix: help,
+  },
+  'input.locked': {
+    meaning: 'another process holds the lock of the file',
+    cause: 'two stations write to one manifest, and the other one takes long or hangs',
+    fix: 'another iotdm is writing to it: wait for it to end and run the command again',
+  },
+  'input.key-unsuitable': {
+    meaning: 'the key is none that DPS takes as an endorsement key',
+    cause: 'an ECC key, an RSA key of another size, or a key of something else',
+    fix: 'DPS knows a TPM by its RSA 2048 endorsement key: read it from the device with iotdm ek read, or take its EK certificate',
+  },
+  'input.private-key': {
+    meaning: 'a private key was given where a public one is wanted; it was not used',
+    cause: 'the wrong file of a pair',
+    fix: 'keep it to yourself, and give the public half: openssl pkey -in FILE -pubout -out public.pem',
+  },
+  'input.rows': {
+    meaning: 'rows of the input are faulty; nothing was sent',
+    cause: 'a mistyped identity or key in the rows that are named',
+    fix: 'nothing was sent: mend these rows and run the same command again',
+  },
+  'tpm-unavailable.not-found': {
+    meaning: 'there is no TPM where one was looked for',
+    cause:
+      'the TPM is switched off in the firmware settings, its driver is missing, or --tpm names another place',
+    fix: `enable the TPM in the firmware settings, ${reach}`,
+  },
+  'tpm-unavailable.permission': {
+    meaning: 'the TPM is there, and this user may not use it',
+    cause: '/dev/tpmrm0 belongs to root and the group tss',
+    fix: permission,
+  },
+  'tpm-unavailable.busy': {
+    meaning: 'the TPM is in use or busy and stayed so',
+    cause:
+      'another program has opened /dev/tpm0, which serves one at a time, or the chip tests itself after power-on',
+    fix: 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
+  },
+  'tpm-unavailable.connection': {
+    meaning: 'the connection to the TPM could not be made, or broke',
+    cause: 'the simulator or the program behind --tpm is not running or has ended',
+    fix: reach,
+  },
+  'tpm-unavailable.timeout': {
+    meaning: 'the TPM did not answer a command within the time limit',
+    cause: 'another program holds the TPM, or a slow chip is making an RSA key, which may take a minute',
+    fix: 'another program may hold the TPM; a slow chip may need --timeout 300 when it makes a key',
+  },
+  'tpm-unavailable.protocol': {
+    meaning: 'what answers does not answer like a TPM 2.0',
+    cause:
+      '--tpm names the port of another service, or swtpm: where mssim: is spoken, or the other way round',
+    fix: 'check that --tpm names a TPM and not another service',
+  },
+  'tpm-unavailable.not-started': {
+    meaning: 'the TPM waits for TPM2_Startup, which the firmware of a machine sends',
+    cause:
+      'a simulator without firmware, or a board whose firmware ignores the TPM; iotdm does not start a TPM, as that resets what others left in it',
+    fix: 'restart the device, or send TPM2_Startup with: tpm2_startup -c',
+  },
+  'tpm-unavailable.not-tpm2': {
+    meaning: 'the chip is a TPM 1.2',
+    cause: 'an old device, or a firmware setting that runs the chip as 1.2',
+    fix: 'DPS needs a TPM 2.0: look for a switch from 1.2 to 2.0 in the firmware settings',
+  },
+  'tpm-unavailable.failure-mode': {
+    meaning: 'the TPM has found a fault in itself and refuses to work',
+    cause: 'a broken or interrupted firmware update, or a defect',
+    fix: 'restart the device; if it stays like this, update its firmware or replace the TPM',
+  },
+  'tpm-unavailable.unsuitable': {
+    meaning: 'the TPM lacks what DPS needs of it',
+    cause: 'a chip without RSA 2048, SHA-256, HMAC or AES, or with firmware that has them disabled',
+    fix: 'look for newer firmware of this TPM, or use another one',
+  },
+  'tpm-unavailable.software-missing': {
+    meaning: 'a program or library that iotdm uses is not installed',
+    cause: 'swtpm for the simulator, or on Windows koffi, which npm leaves out with --omit=optional',
+    fix: ({ details }) =>
+      details['software'] === 'koffi'
+        ? 'install iotdm again without --omit=optional, on Windows'
+        : 'install it: sudo apt-get install -y swtpm swtpm-tools',
+  },
+  'tpm.authorization': {
+    meaning: 'the TPM refused the authorization',
+    cause:
+      'an authorization value is set for the owner, endorsement or lockout hierarchy, and none or a wrong one was given',
+    fix: authorization,
+  },
+  'tpm.lockout': {
+    meaning: 'the TPM locks authorizations out after wrong values (dictionary attack protection)',
+    cause: 'wrong authorization values, or power taken away from a running device several times',
+    fix: 'wait until the TPM recovers, or end the lockout with: tpm2_dictionarylockout --clear-lockout',
+  },
+  'tpm.hierarchy-disabled': {
+    meaning: 'a hierarchy of the TPM is switched off',
+    cause: 'the firmware or the operating system disabled it for the time until the next start',
+    fix: 'something disabled it since the start: restart the device, and if it stays so, enable it in the firmware settings',
+  },
+  'tpm.clear-disabled': {
+    meaning: 'clearing the TPM is disabled',
+    cause: 'the operating system or an administrator forbade it with TPM2_ClearControl',
+    fix: 'clear the TPM in the firmware settings, or allow it with the platform authorization: tpm2_clearcontrol -C p c',
+  },
+  'tpm.no-room': {
+    meaning: 'the persistent memory of the TPM is full',
+    cause: 'real chips have room for about seven persistent keys, and other programs keep theirs there too',
+    fix: 'make room: iotdm slot list shows the slots in use, iotdm slot clear N frees one',
+  },
+  'tpm.transient-full': {
+    meaning: 'the working memory of the TPM is full of keys or sessions',
+    cause: 'another program did not flush what it loaded, and no resource manager cleans up after it',
+    fix: 'another program left objects behind: use /dev/tpmrm0, or flush them with: tpm2_flushcontext -t',
+  },
+  'tpm.occupied': {
+    meaning: 'something already stands at the handle or NV index',
+    cause: 'a key or identity that was written before, by iotdm, Limpet or another program',
+    fix: 'look at what stands there with: iotdm slot list --all',
+  },
+  'tpm.key-missing': {
+    meaning: 'nothing stands at the handle or NV index',
+    cause: 'the slot or key was never written, or the TPM was cleared since',
+    fix: 'look at what the TPM holds with: iotdm slot list --all',
+  },
+  'tpm.unsupported': {
+    meaning: 'the TPM does not have a command or algorithm that is needed',
+    cause: 'old firmware, or a reduced TPM',
+    fix: 'this TPM lacks a command that iotdm needs: update its firmware',
+  },
+  'tpm.refused': {
+    meaning: 'the TPM refused a command for a reason that has no error code of its own',
+    cause: 'named by the TPM response code in the message',
+    fix: 'run the command again with -vv to see what was sent to the TPM',
+  },
+  'tpm.slot-not-empty': {
+    meaning: 'the slot holds an identity, which was left alone',
+    cause: 'the device was provisioned before',
+    fix: 'pass --overwrite to replace what it holds',
+  },
+  'tpm.slot-empty': {
+    meaning: 'the slot holds nothing',
+    cause: 'it was never written, another slot is meant, or the TPM was cleared since',
+    fix: ({ details }) => `write it with: iotdm slot write ${slotIn(details)} --connection-string-file FILE`,
+  },
+  'tpm.slot-incomplete': {
+    meaning: 'the slot holds a key without its name, or a name without its key',
+    cause: 'a tool that was interrupted while it wrote',
+    fix: ({ details }) =>
+      `write it again with: iotdm slot write ${slotIn(details)} --overwrite --connection-string-file FILE`,
+  },
+  'tpm.slot-foreign': {
+    meaning: "something stands in the slot's places that is no identity",
+    cause: 'another program uses the same handle or NV index',
+    fix: 'another program uses this place; choose another slot, or pass --force to destroy what it holds',
+  },
+  'tpm.parent-unsuitable': {
+    meaning: 'the key at 0x81000001 is not an RSA 2048 storage root key',
+    cause: 'another program, or an image made for ECC, put its own key there',
+    fix: 'another program made this key; remove it with tpm2_evictcontrol if nothing uses it, and run the command again',
+  },
+  'tpm.ek-unsuitable': {
+    meaning: 'the key at 0x81010001 is not an RSA 2048 endorsement key that DPS takes',
+    cause: 'another program put an ECC key or a key of its own there',
+    fix: 'another program put this key there; remove it with tpm2_evictcontrol if nothing uses it, and run the command again',
+  },
+  'auth.refused': {
+    meaning: 'the service refused the credentials',
+    cause:
+      "a key that was rolled over, a connection string of another service, a policy without the right, or a machine's clock that is wrong",
+    fix: 'check that the connection string belongs to this service, and that its policy allows the operation',
+  },
+  'service.not-found': {
+    meaning: 'the service does not have it',
+    cause: 'the enrollment was deleted or never created, or the id is mistyped',
+    fix: 'look at what there is with: iotdm enrollment list',
+  },
+  'service.conflict': {
+    meaning: 'the service has it already, in another form',
+    cause: 'the enrollment exists, perhaps made by another tool',
+    fix: 'look at what there is with: iotdm enrollment show ID',
+  },
+  'service.changed-meanwhile': {
+    meaning: 'the service holds a newer version than the one that was to be changed',
+    cause: 'somebody else changed it between reading and writing',
+    fix: 'somebody else changed it: look at it again and repeat the command',
+  },
+  'service.invalid': {
+    meaning: 'the service refused the request as invalid',
+    cause: 'a value that it does not accept, which its message names',
+    fix: 'mend what the service names and run the command again',
+  },
+  'service.unexpected-answer': {
+    meaning: "the answer is not one of Azure's services",
+    cause: 'a proxy or a login page answered in place of the service, or --dps names another host',
+    fix: 'check that --dps names a Device Provisioning Service; -vv shows the requests',
+  },
+  'network.unreachable': {
+    meaning: 'the host cannot be reached',
+    cause: 'a mistyped name, no network, or a network that is left through a proxy only',
+    fix: 'check the host name, the network and whether a proxy is needed',
+  },
+  'network.tls': {
+    meaning: 'no secure connection could be made',
+    cause:
+      "a certificate authority that is not known here, such as the emulator's or an inspecting proxy's, or a wrong clock",
+    fix: 'if this is the emulator or an inspecting proxy, give its certificate authority with --ca FILE',
+  },
+  'network.timeout': {
+    meaning: 'the service did not answer in time',
+    cause: 'a slow or broken network',
+    fix: 'check the network and run the same command again; --timeout gives it longer',
+  },
+  'network.throttled': {
+    meaning: 'the service asked to send less, longer than the retries lasted',
+    cause: 'several tools or lines share the limit of one service',
+    fix: 'the service is busy: run the same command again in a minute',
+  },
+  'network.unavailable': {
+    meaning: 'the service is not available, or the connection was cut',
+    cause: 'trouble at the service, or a network that fails now and then',
+    fix: 'run the same command again later',
+  },
+  'partial.rows-failed': {
+    meaning: 'the batch is finished, and some of its rows failed',
+    cause: 'named for each row',
+    fix: 'mend the rows named above and run the same command again: rows that are done are left alone',
+  },
+  'verify.slot': {
+    meaning: 'the slot does not sign as the key that was to be written would',
+    cause:
+      'memory of the TPM that does not hold what is written to it, or another program that wrote meanwhile',
+    fix: 'do not ship this device: clear the slot and write it again, and replace the TPM if it fails twice',
+  },
+  'verify.ek-certificate': {
+    meaning: 'the EK certificate does not verify, or does not belong to this chip',
+    cause: 'a damaged certificate, or one of another chip',
+    fix: 'do not ship this device as genuine: the certificate and the chip do not belong together, or it was damaged',
+  },
+  'verify.manifest': {
+    meaning: 'the manifest is not what its own chain of hashes says',
+    cause: 'a line that was changed, removed or added by hand',
+    fix: 'restore the manifest from a copy: it was changed after it was written',
+  },
+  'verify.identity-conflict': {
+    meaning: 'one chip was recorded with two serial numbers, or one serial number with two chips',
+    cause: 'a mistyped or exchanged label',
+    fix: 'check the label of the device: one chip and one serial number belong together',
+  },
+  'interrupted.signal': {
+    meaning: 'the command was stopped by the user or the system',
+    cause: 'Ctrl-C or SIGTERM',
+    fix: 'run the same command again to finish',
+  },
+};
+
+function slotIn(details: Readonly<Record<string, unknown>>): string {
+  return typeof details['slot'] === 'number' ? String(details['slot']) : 'N';
+}
