@@ -1,9 +1,19 @@
 /** "Did you mean …": the known name closest to a mistyped one. */
 
-/** The candidate at the smallest edit distance, or undefined when none is close enough to be meant. */
-export function nearest(typed: string, candidates: readonly string[]): string | undefined {
-  const limit = Math.max(1, Math.floor(typed.length / 3));
-  let best: { name: string; distance: number } | undefined;
+/** Names are far shorter; what comes from a file need not be. */
+const MAX_NAME_LENGTH = 64;
+
+/**
+ * The candidate at the smallest edit distance without regard to case, or undefined when none is close enough to be
+ * meant.
+ * @param limit the greatest distance that is close enough; a third of what was typed, and one at least, when absent
+ */
+export function nearest<Name extends string>(
+  typed: string,
+  candidates: readonly Name[],
+  limit = Math.max(1, Math.floor(typed.length / 3)),
+): Name | undefined {
+  let best: { name: Name; distance: number } | undefined;
   for (const name of candidates) {
     const distance = editDistance(typed.toLowerCase(), name.toLowerCase());
     if (distance <= limit && (best === undefined || distance < best.distance)) best = { name, distance };
@@ -11,8 +21,10 @@ export function nearest(typed: string, candidates: readonly string[]): string | 
   return best?.name;
 }
 
-/** Levenshtein distance. */
-function editDistance(a: string, b: string): number {
+/** Levenshtein distance of the first 64 characters. */
+export function editDistance(left: string, right: string): number {
+  const a = left.slice(0, MAX_NAME_LENGTH);
+  const b = right.slice(0, MAX_NAME_LENGTH);
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i += 1) {
     const next = [i];

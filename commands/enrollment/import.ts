@@ -34,7 +34,7 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'Enrolls every device in one or more files. All rows are checked before the first request is sent: with one bad ' +
     'row nothing is sent. Safe to repeat: devices that are enrolled as the file says are left alone. A device id or ' +
     'registration id that is enrolled with another endorsement key is never overwritten.\n\n' +
-    'Columns: registrationId, endorsementKey, deviceId, iotHubHostName, provisioningStatus, allocationPolicy, iotEdge, ' +
+    'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, provisioningStatus, allocationPolicy, iotEdge, ' +
     'reprovision (migrate, reset, never), tags.*, desired.*, serialNumber.',
   examples: [
     'iotdm enrollment import devices.csv',

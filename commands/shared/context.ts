@@ -258,14 +258,15 @@ function withoutLineEnd(secret: Secret): Buffer {
   return bytes.subarray(0, end);
 }
 
+/** A name that is longer than any may be a key or another secret that was given itself: its beginning says which. */
+function shownFileName(file: string): string {
+  return file.length > 255 ? `${file.slice(0, 20)}…` : file;
+}
+
 export function readFailure(file: string, what: string, cause: unknown): unknown {
   const code = systemErrorCode(cause);
   if (cause instanceof IotdmError || code === undefined) return cause;
-  if (code === 'ENAMETOOLONG') {
-    // What is too long for a name may be a key itself: it is not shown.
-    return new IotdmError('input.unreadable', 'what was given is no file name: it is too long', { cause });
-  }
-  const name = file === '-' ? 'standard input' : file;
+  const name = file === '-' ? 'standard input' : shownFileName(file);
   const reasons: Readonly<Record<string, string>> = {
     ENOENT: 'there is no such file',
     EACCES: 'permission denied',

@@ -1,5 +1,6 @@
 /** The columns of enrollment files: their names, what people write instead, and the texts that stand in their cells. */
 import type { ReprovisionPolicy } from '../dps/enrollment.ts';
+import { editDistance, nearest } from '../nearest.ts';
 import { redact } from '../secret.ts';
 import type { TwinPart } from './initial-twin.ts';
 
@@ -18,11 +19,20 @@ export const enrollmentFields = [
 
 export type EnrollmentField = (typeof enrollmentFields)[number];
 
+/** The columns that name the endorsement key, each in another form. A row has one, or several that agree. */
+export const keyFields = ['endorsementKey', 'ekCertificate', 'publicKey'] as const;
+
+export type KeyField = (typeof keyFields)[number];
+
+export type InputField = EnrollmentField | KeyField;
+
+const inputFields: readonly InputField[] = [...new Set<InputField>([...enrollmentFields, ...keyFields])];
+
 export type Column =
-  | { readonly kind: 'field'; readonly field: EnrollmentField }
+  | { readonly kind: 'field'; readonly field: InputField }
   | { readonly kind: 'twin'; readonly part: TwinPart; readonly path: readonly string[] };
 
-const fieldOfName = new Map(enrollmentFields.map((field) => [plainName(field), field]));
+const fieldOfName = new Map(inputFields.map((field) => [plainName(field), field]));
 
 /**
  * What a column's name means: fields without regard to case, spaces, `-` and `_`; `tags.a.b` and `desired.a.b` with
@@ -51,11 +61,7 @@ export function nearestColumnName(name: string): string | undefined {
     const path = name.includes('.') ? name.slice(name.indexOf('.') + 1) : 'NAME';
     return `${prefix.startsWith('t') ? 'tags' : 'desired'}.${path}`;
   }
-  const ranked = enrollmentFields
-    .map((field) => ({ field, distance: editDistance(plain, plainName(field)) }))
-    .sort((a, b) => a.distance - b.distance);
-  const [best] = ranked;
-  return best !== undefined && best.distance <= Math.max(2, plain.length / 3) ? best.field : undefined;
+  return nearest(plain, inputFields, Math.max(2, plain.length / 3));
 }
 
 /** Text from a file for a message: short, and without what looks like a secret. */
@@ -113,20 +119,4 @@ export function booleanOf(text: string): boolean | undefined {
 
 function plainName(name: string): string {
   return name.replace(/[\s_-]/g, '').toLowerCase();
-}
-
-/** Levenshtein distance, for names of bounded length. */
-function editDistance(left: string, right: string): number {
-  const a = left.slice(0, 64);
-  const b = right.slice(0, 64);
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i += 1) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j += 1) {
-      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }

@@ -22,8 +22,14 @@ import { inputError } from '../records/text-source.ts';
 import { redact } from '../secret.ts';
 import { endorsementKeyProblem, registrationIdOf } from '../tpm/endorsement-key.ts';
 import {
+  nameOfKey,
+  recognizeEndorsementKey,
+  type RecognizedEndorsementKey,
+} from '../tpm/endorsement-key-forms.ts';
+import {
   booleanOf,
   columnOfName,
+  keyFields,
   nameOfColumn,
   nearestColumnName,
   quoted,
@@ -31,6 +37,8 @@ import {
   shownText,
   type Column,
   type EnrollmentField,
+  type InputField,
+  type KeyField,
 } from './enrollment-columns.ts';
 import { FirstSeen } from './first-seen.ts';
 import {
@@ -215,17 +223,20 @@ async function* csvRows(
   }
 }
 
-/** Whether a row names columns: all its cells do, or the one where the key should stand names the key. */
+/** Whether a row names columns: all its cells do, or one where a key should stand names a key. */
 function isHeader(cells: readonly string[], columns: readonly (Column | undefined)[]): boolean {
-  const key = columns.findIndex(isKeyColumn);
-  // A key has 424 characters: the names need not be looked at in a row that is no header.
-  if ((cells[key] ?? '').length > MAX_FIELD_NAME) return false;
+  // A key has hundreds of characters: the names need not be looked at in a row that holds one.
+  if (columns.some((column, index) => isKeyColumn(column) && (cells[index] ?? '').length > MAX_FIELD_NAME))
+    return false;
   const named = cells.map(columnOfName);
-  return isKeyColumn(named[key]) || (named.some(isKeyColumn) && !named.includes(undefined));
+  return (
+    columns.some((column, index) => isKeyColumn(column) && isKeyColumn(named[index])) ||
+    (named.some(isKeyColumn) && !named.includes(undefined))
+  );
 }
 
 function isKeyColumn(column: Column | undefined): boolean {
-  return column?.kind === 'field' && column.field === 'endorsementKey';
+  return column?.kind === 'field' && (keyFields as readonly string[]).includes(column.field);
 }
 
 function readHeader(
@@ -255,8 +266,9 @@ function readHeader(
     const problem = column.kind === 'twin' ? twinPathProblem(column.path) : undefined;
     if (problem !== undefined) draft.fault(name, place, problem);
   }
-  if (!named.has('endorsementKey')) {
-    draft.fault('endorsementKey', { line: row.line, column: null }, 'the column endorsementKey is missing');
+  if (!keyFields.some((field) => named.has(field))) {
+    const missing = 'the column endorsementKey is missing (or ekCertificate, or publicKey)';
+    draft.fault('endorsementKey', { line: row.line, column: null }, missing);
   }
   return draft.hasFaults ? draft.faulty(true) : { columns };
 }
@@ -396,23 +408,30 @@ function fillFromManifest(draft: RowDraft, row: JsonRow, members: Members): void
     draft.fault('schema', row.place(['schema']), 'this is a manifest of a schema other than 1');
     return;
   }
-  for (const name of ['registrationId', 'endorsementKey', 'deviceId', 'serialNumber'] as const) {
-    setJsonText(draft, name, row, [name], members[name]);
-  }
+  const names = ['registrationId', 'endorsementKey', 'ekCertificate', 'deviceId', 'serialNumber'] as const;
+  for (const name of names) setJsonText(draft, name, row, [name], members[name]);
+  draft.isHarvested = true;
 }
 
-/** What `ek read --json` says besides the two columns. */
-const endorsementKeyReport = new Set(['name', 'algorithm', 'persistent', 'handle']);
+/** What `ek read --json` and `ek convert --json` say besides the two columns. */
+const readReport = new Set(['name', 'algorithm', 'persistent', 'handle']);
+const convertReport = new Set(['hexRegistrationId', 'input']);
+const noReport = new Set<string>();
+
+function reportMembers(members: Members): ReadonlySet<string> {
+  if (members.algorithm === 'rsa2048') return readReport;
+  return 'hexRegistrationId' in members ? convertReport : noReport;
+}
 
 /** Columns as members: the names of CSV, and the whole of `tags` and `desired` as objects too. */
 function fillFromFlat(draft: RowDraft, row: JsonRow, members: Members, options: InputOptions): void {
-  const isReport = members.algorithm === 'rsa2048';
+  const report = reportMembers(members);
   const named = new Set<string>();
   for (const [name, value] of Object.entries(members)) {
     const column = columnOfName(name);
     if (column === undefined) {
       if (name === 'tags' || name === 'desired') setJsonTwin(draft, name, row, [name], value);
-      else if (isReport && endorsementKeyReport.has(name)) continue;
+      else if (report.has(name)) continue;
       else if (options.ignoreUnknownColumns !== true)
         draft.fault(name, row.place([name]), unknownColumn(name));
       continue;
@@ -432,7 +451,7 @@ function fillFromFlat(draft: RowDraft, row: JsonRow, members: Members, options: 
 
 function setJsonText(
   draft: RowDraft,
-  field: EnrollmentField,
+  field: InputField,
   row: JsonRow,
   path: readonly string[],
   value: unknown,
@@ -483,9 +502,11 @@ interface Text {
 class RowDraft {
   readonly #file: string;
   readonly #line: number;
-  readonly #texts = new Map<EnrollmentField, Text>();
+  readonly #texts = new Map<InputField, Text>();
   readonly #twin: Record<TwinPart, MutableTwin> = { tags: {}, desired: {} };
   readonly #faults: Omit<RowFault, 'registrationId'>[] = [];
+  /** From a manifest: the endorsement key was read from the TPM, and its certificate only stands beside it. */
+  isHarvested = false;
   #reprovisionPolicy: ReprovisionPolicy | undefined;
   #hubs: readonly string[] | undefined;
   #deviceInformation: TwinObject | undefined;
@@ -508,7 +529,7 @@ class RowDraft {
     this.#faults.push({ file: this.#file, line, column, code: 'input.invalid', ...shown });
   }
 
-  setText(field: EnrollmentField, text: string, spot: () => Spot): void {
+  setText(field: InputField, text: string, spot: () => Spot): void {
     this.#texts.set(field, { text, spot });
   }
 
@@ -618,16 +639,27 @@ class RowDraft {
     return { line: this.#line, enrollment, ...(serialNumber === undefined ? {} : { serialNumber }) };
   }
 
+  /** The key that the row gives, in one form or in several that agree. */
   #endorsementKey(): Buffer | undefined {
-    const entry = this.#texts.get('endorsementKey');
-    if (entry === undefined) {
+    const given = keyFields.flatMap((field) => {
+      const entry = this.#texts.get(field);
+      return entry === undefined ? [] : [{ field, ...entry }];
+    });
+    if (given.length === 0 || (this.isHarvested && !this.#texts.has('endorsementKey'))) {
       this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
       return undefined;
     }
-    const bytes = decodeBase64(entry.text);
-    const problem = bytes === undefined ? notBase64(entry.text) : keyProblem(bytes);
-    if (problem !== undefined) this.fault('endorsementKey', entry.spot(), problem);
-    return problem === undefined ? bytes : undefined;
+    let first: { readonly field: KeyField; readonly key: Buffer } | undefined;
+    for (const { field, text, spot } of given) {
+      const result = keyOfCell(field, text);
+      if ('problem' in result) {
+        // What a certificate in a manifest is worth is for those to say who verify it; it must not be another's.
+        if (!this.isHarvested || field === 'endorsementKey') this.fault(field, spot(), result.problem);
+        else if (result.isAnotherKey) this.fault(field, spot(), differentKeys(field, 'endorsementKey'));
+      } else if (first === undefined) first = { field, key: result.key };
+      else if (!first.key.equals(result.key)) this.fault(field, spot(), differentKeys(field, first.field));
+    }
+    return first?.key;
   }
 
   /** DPS matches ids without regard to case; they are written in lower case. */
@@ -711,27 +743,48 @@ function serialNumberProblem(text: string): string | undefined {
   return /[\p{Cc}\p{Cs}]/u.test(text) ? 'a serial number holds no control characters' : undefined;
 }
 
-function notBase64(text: string): string {
-  const expected = 'base64 of a TPM2B_PUBLIC is expected';
-  if (text.includes('-----BEGIN')) return `${expected}, this is PEM text`;
-  if (/^(?:0x)?(?:[0-9a-f]{2}[\s:]?)+$/i.test(text)) return `${expected}, this is hexadecimal`;
-  if (/\s/.test(text)) return `${expected}, this has white space in it`;
-  if (/^[A-Za-z0-9_-]+={0,2}$/.test(text) && /[_-]/.test(text))
-    return `${expected}, this is base64url (- and _)`;
-  if (/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return `${expected}, this is cut off or not padded`;
-  return `${expected}, this is not base64`;
+// Keys
+
+function differentKeys(field: KeyField, other: KeyField): string {
+  return `${field} and ${other} of this row hold different keys`;
 }
 
-function keyProblem(bytes: Buffer): string | undefined {
-  const problem = endorsementKeyProblem(bytes);
-  if (problem === undefined) return undefined;
-  const text = bytes.toString('base64');
-  if (/^[0-9a-f]+$/i.test(text)) return 'base64 of a TPM2B_PUBLIC is expected, this is hexadecimal';
-  if (bytes.length === 256) return `${problem}: it may be the bare modulus`;
-  if (bytes.length === 314) return `${problem}: the two bytes of its size are missing`;
-  if (bytes[0] === 0x30 && bytes[1] === 0x82) return `${problem}: it is DER, a public key or certificate`;
-  if (bytes.subarray(0, 10).toString('latin1') === '-----BEGIN') return `${problem}: it is PEM text`;
-  return problem;
+type KeyOfCell =
+  | { readonly key: Buffer }
+  /** `isAnotherKey`: the cell was understood, and holds a key that is no endorsement key. */
+  | { readonly problem: string; readonly isAnotherKey: boolean };
+
+function keyOfCell(field: KeyField, text: string): KeyOfCell {
+  const bytes = field === 'endorsementKey' ? decodeBase64(text) : undefined;
+  const problem = bytes === undefined ? undefined : endorsementKeyProblem(bytes);
+  if (bytes !== undefined && problem === undefined) return { key: bytes };
+  const found = recognizeEndorsementKey(Buffer.from(text));
+  if (found.kind === 'unrecognized') {
+    return { problem: problem ?? `${expectedIn[field]} is expected, ${found.problem}`, isAnotherKey: false };
+  }
+  if (found.kind !== 'endorsement-key') {
+    return { problem: found.problem, isAnotherKey: found.kind === 'other-key' };
+  }
+  const wrong = wrongColumn(field, text, found);
+  return wrong === undefined ? { key: found.endorsementKey } : { problem: wrong, isAnotherKey: false };
+}
+
+const expectedIn: Readonly<Record<KeyField, string>> = {
+  endorsementKey: 'base64 of a TPM2B_PUBLIC',
+  ekCertificate: 'an EK certificate',
+  publicKey: 'a public key',
+};
+
+/** What is wrong with a key that was recognized, but in the wrong column or notation. */
+function wrongColumn(field: KeyField, text: string, found: RecognizedEndorsementKey): string | undefined {
+  const column = found.form === 'EK certificate' ? 'ekCertificate' : 'publicKey';
+  if (field === column) return undefined;
+  const it = nameOfKey(found);
+  if (field !== 'endorsementKey') return `this is ${it}: name the column ${column}`;
+  if (found.input === 'TPM2B_PUBLIC (base64)')
+    return `${expectedIn[field]} is expected, this ${/\s/.test(text) ? 'has white space in it' : 'is not padded'}`;
+  const missing = found.form === 'TPM2B_PUBLIC' ? 'one in base64' : 'a TPM2B_PUBLIC';
+  return `this is ${it}, not ${missing}; iotdm ek convert FILE gives the value, or name the column ${column}`;
 }
 
 /** Finds rows that would enroll one device twice, or two devices as one. */

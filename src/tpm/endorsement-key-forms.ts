@@ -2,6 +2,7 @@
  * Recognizes an endorsement key in whatever form it comes – TPM structure, public key, certificate or bare modulus, as
  * bytes or as text – and gives the one value that DPS takes. Needs no TPM: the value is a constant and the modulus.
  */
+import { isUtf8 } from 'node:buffer';
 import { createPublicKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
 import { derElement, derTag } from './der.ts';
@@ -38,7 +39,9 @@ export interface RecognizedEndorsementKey {
   /** TPM2B_PUBLIC, 316 bytes. */
   readonly endorsementKey: Buffer;
   readonly form: KeyForm;
-  /** What the input was, such as `EK certificate (DER, padded)`. */
+  /** How it was written, innermost first: `['DER', 'padded', 'hex']`. */
+  readonly notations: readonly string[];
+  /** Both of them: `EK certificate (DER, padded, hex)`. */
   readonly input: string;
 }
 
@@ -81,7 +84,14 @@ export function convertToEndorsementKey(content: Buffer): RecognizedEndorsementK
   }
 }
 
-/** Text encodings around the bytes, outermost first: `['base64']`. */
+/** The same as part of a sentence: `a PEM public key`, `a DER EK certificate (padded, hex)`. */
+export function nameOfKey({ form, notations }: RecognizedEndorsementKey): string {
+  const [container = '', ...others] = notations;
+  if (container !== 'PEM' && container !== 'DER') return `a ${described(form, notations)}`;
+  return `a ${container} ${others.length === 0 ? form : described(form, others)}`;
+}
+
+/** Text encodings around the bytes, and the container in front of them: `['DER', 'base64']`. */
 type Notations = readonly string[];
 
 function recognize(bytes: Buffer, notations: Notations): Recognition {
@@ -169,6 +179,8 @@ function recognizeStructure(bytes: Buffer, notations: Notations): Recognition | 
   }
   if (beginsWithHeader(bytes)) return recognizeCertificateArea(bytes, ['DER', ...notations]);
   if (bytes[0] === derTag.sequence) return recognizeDer(bytes, ['DER', ...notations]);
+  // Text that begins with a letter outside ASCII is no number.
+  if (isUtf8(bytes)) return undefined;
   if (bytes.length === MODULUS_BYTES && isModulus(bytes)) return recognizeModulus(bytes, undefined, binary);
   if (bytes.length === MODULUS_BYTES + 1 && bytes[0] === 0 && isModulus(bytes.subarray(1)))
     return recognizeModulus(bytes.subarray(1), undefined, ['leading 00', ...binary]);
@@ -187,7 +199,7 @@ function publicAreaResult(
   const difference = publicAreaProblem(area);
   const problem = difference === undefined ? endorsementKeyProblem(tpm2b) : `this ${form} is ${difference}`;
   if (problem !== undefined) return { kind: 'other-key', form, input, problem };
-  return { kind: 'endorsement-key', endorsementKey: Buffer.from(tpm2b), form, input };
+  return { kind: 'endorsement-key', endorsementKey: Buffer.from(tpm2b), form, notations, input };
 }
 
 /** TPMA_OBJECT of template L-1, and of the storage root key that the TCG's provisioning guidance describes. */
@@ -367,7 +379,7 @@ function modulusResult(modulus: Buffer, form: KeyForm, notations: Notations): Re
   const input = described(form, notations);
   const problem = endorsementKeyProblem(endorsementKey);
   return problem === undefined
-    ? { kind: 'endorsement-key', endorsementKey, form, input }
+    ? { kind: 'endorsement-key', endorsementKey, form, notations, input }
     : { kind: 'other-key', form, input, problem };
 }
 

@@ -4,7 +4,8 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { lineHash, manifestLine, type HarvestedIdentity } from '../../src/records/manifest.ts';
-import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
+import { registrationIdOf, rsaKeyObject } from '../../src/tpm/endorsement-key.ts';
+import { makeEkCertificate } from '../fakes/ek-certificates.ts';
 import { syntheticEndorsementKey, vectorEndorsementKey } from '../fakes/endorsement-keys.ts';
 
 const fixtures = new URL('../../fixtures/', import.meta.url);
@@ -42,6 +43,28 @@ pump-005,${third},,,,,
 const unknownColumns = `registrationId,endorsementKey,deviceIdd,tag.site,registration_id
 pump-001,${first},,,
 `;
+
+function publicKeyOf(key: string): ReturnType<typeof rsaKeyObject> {
+  return rsaKeyObject(Buffer.from(key, 'base64').subarray(60));
+}
+
+/** Delivery lists as TPM vendors send them: by the chip's serial number, with its certificate or its public key. */
+function vendorCertificates(): string {
+  const rows = keys.map((key, index) => {
+    const certificate = makeEkCertificate(publicKeyOf(key), index + 1);
+    return `TPM-700${index + 1},${certificate.toString('base64')}\r\n`;
+  });
+  return `Serial Number,EK Certificate\r\n${rows.join('')}`;
+}
+
+/** In each row another form: PEM over several lines, base64 of the DER, the modulus in hex. */
+function vendorKeys(): readonly (readonly [serialNumber: string, publicKey: string])[] {
+  return [
+    ['TPM-7001', publicKeyOf(first).export({ type: 'spki', format: 'pem' }) as string],
+    ['TPM-7002', publicKeyOf(second).export({ type: 'spki', format: 'der' }).toString('base64')],
+    ['TPM-7003', Buffer.from(third, 'base64').subarray(60).toString('hex').toUpperCase()],
+  ];
+}
 
 function manifest(): string {
   let previous: string | null = null;
@@ -83,6 +106,13 @@ const files: Readonly<Record<string, string>> = {
   'enrollments/fleet.csv': fleet,
   'enrollments/faulty.csv': faulty,
   'enrollments/unknown-columns.csv': unknownColumns,
+  'enrollments/vendor-certificates.csv': vendorCertificates(),
+  'enrollments/vendor-keys.csv': `serial_number,Public Key\n${vendorKeys()
+    .map(([serialNumber, publicKey]) => `${serialNumber},"${publicKey}"\n`)
+    .join('')}`,
+  'enrollments/vendor-keys.ndjson': vendorKeys()
+    .map(([serialNumber, publicKey]) => `${JSON.stringify({ serialNumber, publicKey })}\n`)
+    .join(''),
   'manifest.ndjson': manifest(),
 };
 for (const [name, text] of Object.entries(files)) writeFileSync(new URL(name, fixtures), text);

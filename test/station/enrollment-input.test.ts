@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { generateKeyPairSync } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
@@ -14,12 +16,14 @@ import {
   type InputOptions,
   type InputSource,
 } from '../../src/station/enrollment-input.ts';
+import { rsaKeyObject } from '../../src/tpm/endorsement-key.ts';
 import { chunked, collect } from '../fakes/chunked-source.ts';
 import {
   syntheticEndorsementKey,
   vectorEndorsementKey,
   vectorRegistrationId,
 } from '../fakes/endorsement-keys.ts';
+import { makeEkCertificate } from '../fakes/ek-certificates.ts';
 
 const key = vectorEndorsementKey;
 const otherKey = syntheticEndorsementKey(1);
@@ -28,8 +32,12 @@ function source(name: string, text: string | Buffer, format?: InputFormat): Inpu
   return { name, open: () => chunked(text, 1000), ...(format === undefined ? {} : { format }) };
 }
 
+function fixturePath(name: string): string {
+  return fileURLToPath(new URL(`../../fixtures/${name}`, import.meta.url));
+}
+
 function fixture(name: string): InputSource {
-  return fileInput(fileURLToPath(new URL(`../../fixtures/${name}`, import.meta.url)));
+  return fileInput(fixturePath(name));
 }
 
 async function rowsOf(input: InputSource, options?: InputOptions): Promise<EnrollmentRow[]> {
@@ -185,6 +193,40 @@ describe('readEnrollmentRows', () => {
     });
   });
 
+  it("reads a TPM vendor's delivery lists: certificates or public keys in place of the endorsement key", async () => {
+    const keys = [key, otherKey, syntheticEndorsementKey(2)];
+    for (const name of ['vendor-certificates.csv', 'vendor-keys.csv', 'vendor-keys.ndjson']) {
+      const rows = await rowsOf(fixture(`enrollments/${name}`));
+      assert.deepEqual(
+        rows.map((row) => row.enrollment.attestation.tpm.endorsementKey),
+        keys,
+        name,
+      );
+      assert.deepEqual(
+        rows.map((row) => row.serialNumber),
+        ['TPM-7001', 'TPM-7002', 'TPM-7003'],
+      );
+      assert.equal(rows[0]?.enrollment.registrationId, vectorRegistrationId);
+    }
+  });
+
+  it('finds the header again in concatenated delivery lists', async () => {
+    const text = readFileSync(fixturePath('enrollments/vendor-certificates.csv'), 'utf8');
+    const both = `${text}serialNumber,endorsementKey\nSN-9,${syntheticEndorsementKey(9)}\n`;
+    assert.equal((await rowsOf(csv(both))).length, 4);
+  });
+
+  it('reads what `ek convert --json` prints', async () => {
+    const report = {
+      endorsementKey: key,
+      registrationId: vectorRegistrationId,
+      hexRegistrationId: '00',
+      input: 'public key (PEM)',
+    };
+    const text = JSON.stringify(report, undefined, 2);
+    assert.deepEqual(await rowsOf(source('<stdin>', text)), [{ line: 1, enrollment: minimal }]);
+  });
+
   it('reads what `ek read --json` prints', async () => {
     const report = {
       registrationId: vectorRegistrationId,
@@ -264,7 +306,7 @@ describe('headers', () => {
     const check = await checkEnrollmentInput([csv('registrationId,deviceId\na,b\n')]);
     assert.equal(check.rows, 0);
     assert.deepEqual(check.faults.map(describeFault), [
-      'rows.csv:1: endorsementKey: the column endorsementKey is missing',
+      'rows.csv:1: endorsementKey: the column endorsementKey is missing (or ekCertificate, or publicKey)',
     ]);
   });
 
@@ -317,16 +359,35 @@ describe('faults', () => {
 
   it('says what an endorsement key is instead', async () => {
     const bytes = Buffer.from(key, 'base64');
+    const publicKey = rsaKeyObject(bytes.subarray(60));
+    const { publicKey: ecKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const pem = publicKey.export({ type: 'spki', format: 'pem' }) as string;
+    const gives = 'iotdm ek convert FILE gives the value, or name the column';
     const cases: [text: string, message: RegExp][] = [
-      ['-----BEGIN PUBLIC KEY-----\nMIIB', /this is PEM text/],
-      [bytes.toString('hex'), /this is hexadecimal/],
-      [bytes.toString('base64url'), /base64url|cut off/],
-      [`${key.slice(0, 64)}\n${key.slice(64)}`, /white space/],
-      [key.slice(0, -2), /cut off or not padded/],
-      ['nothing!', /not base64/],
-      [bytes.subarray(2).toString('base64'), /this has 314: the two bytes of its size are missing/],
-      [bytes.subarray(60).toString('base64'), /this has 256: it may be the bare modulus/],
-      [Buffer.from('3082012230', 'hex').toString('base64'), /it is DER, a public key or certificate/],
+      [pem, new RegExp(`: this is a PEM public key, not a TPM2B_PUBLIC; ${gives} publicKey$`)],
+      [
+        publicKey.export({ type: 'spki', format: 'der' }).toString('base64'),
+        /this is a DER public key \(base64\), not a TPM2B_PUBLIC; /,
+      ],
+      [
+        makeEkCertificate(publicKey, 1).toString('base64'),
+        new RegExp(`this is a DER EK certificate \\(base64\\), not a TPM2B_PUBLIC; ${gives} ekCertificate$`),
+      ],
+      [bytes.toString('hex'), /this is a TPM2B_PUBLIC \(hex\), not one in base64; /],
+      [bytes.toString('base64url'), /this is a TPM2B_PUBLIC \(base64url\), not one in base64; /],
+      [`${key.slice(0, 64)}\n${key.slice(64)}`, /expected, this has white space in it$/],
+      [key.slice(0, -2), /expected, this is not padded$/],
+      [bytes.subarray(2).toString('base64'), /this is a TPMT_PUBLIC \(base64\), not a TPM2B_PUBLIC; /],
+      [bytes.subarray(60).toString('base64'), /this is a bare modulus \(base64\), not a TPM2B_PUBLIC; /],
+      [
+        ecKey.export({ type: 'spki', format: 'pem' }) as string,
+        /this public key is an ECC key \(prime256v1\)/,
+      ],
+      ['-----BEGIN PUBLIC KEY-----\nMIIB', /expected, this is PEM text that is cut off or damaged$/],
+      [key.slice(0, -3), /this looks like base64, but its base64 is cut off or damaged$/],
+      ['nothing!', /expected, this is text that is neither PEM nor hexadecimal nor base64$/],
+      [Buffer.from('3082012230', 'hex').toString('base64'), /a TPM2B_PUBLIC of 316 bytes, this has 5$/],
+      ['-----BEGIN PRIVATE KEY-----', /this is a private key: it does not belong here/],
     ];
     for (const [text, message] of cases) {
       assert.match((await faultsOf(ndjson({ endorsementKey: text })))[0] ?? '', message);
@@ -334,6 +395,63 @@ describe('faults', () => {
     assert.deepEqual(await faultsOf(csv('endorsementKey,deviceId\n,a\n')), [
       '2: endorsementKey: the endorsement key is missing',
     ]);
+  });
+
+  it('refuses keys in the wrong column, and keys that do not agree, naming both', async () => {
+    const publicKey = rsaKeyObject(Buffer.from(key, 'base64').subarray(60));
+    const pem = publicKey.export({ type: 'spki', format: 'pem' }) as string;
+    const certificate = makeEkCertificate(publicKey, 1).toString('base64');
+    const rsa3072 = generateKeyPairSync('rsa', { modulusLength: 3072 }).publicKey;
+    const cases: [row: object, fault: RegExp][] = [
+      [{ ekCertificate: pem }, /^1:18: ekCertificate: this is a PEM public key: name the column publicKey$/],
+      [
+        { publicKey: certificate },
+        /^1:14: publicKey: this is a DER EK certificate \(base64\): name the column ekCertificate$/,
+      ],
+      [
+        { endorsementKey: otherKey, ekCertificate: certificate },
+        /ekCertificate: ekCertificate and endorsementKey of this row hold different keys$/,
+      ],
+      [
+        { publicKey: otherKey, ekCertificate: certificate },
+        /publicKey: publicKey and ekCertificate of this row hold different keys$/,
+      ],
+      [
+        { ekCertificate: makeEkCertificate(rsa3072, 1).toString('base64') },
+        /ekCertificate: this certificate is for an RSA 3072 key/,
+      ],
+      [{ ekCertificate: 'none' }, /ekCertificate: an EK certificate is expected, this is base64 of 3 bytes/],
+      [{ publicKey: 'none' }, /publicKey: a public key is expected, this is base64 of 3 bytes/],
+      [{ publicKey: 'ä'.repeat(128) }, /publicKey: a public key is expected, /],
+    ];
+    for (const [row, fault] of cases) {
+      const faults = await faultsOf(ndjson(row));
+      assert.equal(faults.length, 1);
+      assert.match(faults[0] ?? '', fault);
+    }
+    const agreeing = ndjson({ endorsementKey: key, ekCertificate: certificate, publicKey: pem });
+    assert.deepEqual(await rowsOf(agreeing), [{ line: 1, enrollment: minimal }]);
+  });
+
+  it('takes the key of a manifest from endorsementKey, and refuses the certificate of another', async () => {
+    const [line = ''] = readFileSync(fixturePath('manifest.ndjson'), 'utf8').split('\n');
+    const record = JSON.parse(line) as object;
+    const certificateOf = (text: string): string =>
+      makeEkCertificate(rsaKeyObject(Buffer.from(text, 'base64').subarray(60)), 1).toString('base64');
+    for (const ekCertificate of [certificateOf(key), 'AAAA', null]) {
+      assert.equal((await rowsOf(ndjson({ ...record, ekCertificate }))).length, 1);
+    }
+    const rsa3072 = makeEkCertificate(generateKeyPairSync('rsa', { modulusLength: 3072 }).publicKey, 1);
+    for (const ekCertificate of [certificateOf(otherKey), rsa3072.toString('base64')]) {
+      assert.match(
+        (await faultsOf(ndjson({ ...record, ekCertificate }))).join('\n'),
+        /^1:\d+: ekCertificate: ekCertificate and endorsementKey of this row hold different keys$/,
+      );
+    }
+    assert.deepEqual(
+      await faultsOf(ndjson({ ...record, endorsementKey: null, ekCertificate: certificateOf(key) })),
+      ['1: endorsementKey: the endorsement key is missing'],
+    );
   });
 
   it('gives places in JSON', async () => {
