@@ -2,6 +2,7 @@ import { Option } from 'commander';
 import { deviceIdProblem } from '../src/dps/enrollment.ts';
 import { IotdmError } from '../src/errors.ts';
 import type { HarvestLabels } from '../src/station/harvest.ts';
+import { batchOptions, describeBatch, harvestBatch, type BatchResult } from './shared/harvest-batch.ts';
 import { table, type Verb } from './shared/verb.ts';
 
 export interface HarvestOptions {
@@ -12,6 +13,8 @@ export interface HarvestOptions {
   readonly operator?: string;
   readonly lot?: string;
   readonly tag?: readonly string[];
+  readonly targets?: string;
+  readonly concurrency: string;
 }
 
 export interface HarvestResult {
@@ -26,18 +29,23 @@ export interface HarvestResult {
   readonly dryRun?: true;
 }
 
-export const harvestVerb: Verb<[], HarvestOptions, HarvestResult> = {
+export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> = {
   name: 'harvest',
   summary: 'record the identity of a device in a manifest',
   description:
     'Reads the endorsement key of a device and appends one record to a manifest (NDJSON), flushed to disk before ' +
     'success is reported. Changes nothing in the TPM. The same device again changes nothing in the manifest either; ' +
-    'the same chip under another serial number, or the same serial number with another chip, is refused.',
+    'the same chip under another serial number, or the same serial number with another chip, is refused.\n\n' +
+    'With --targets many devices are harvested from one station: a CSV file with the columns tpm (as --tpm takes it) ' +
+    'and serialNumber, and any of deviceId, station, operator, lot and tags.NAME. All rows are checked before the first ' +
+    'TPM is touched; a device that fails costs no other, and the same command again does what is left. A target ' +
+    '"cmd:…" runs that command on this machine, so let nobody else write the file.',
   examples: [
     'iotdm harvest --manifest shift.ndjson --serial SN-0001',
     'iotdm harvest --manifest shift.ndjson --serial SN-0001 --station EOL-3 --lot 2026-W48 --tag board=rev-c',
+    'iotdm harvest --manifest shift.ndjson --targets rack.csv --timeout 60',
   ],
-  seeAlso: ['iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek read'],
+  seeAlso: ['iotdm manifest verify', 'iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek read'],
   settings: ['tpm', 'timeout', 'dry-run'],
   options: [
     new Option('--manifest <file>', 'the manifest, made where there is none').makeOptionMandatory(),
@@ -49,9 +57,12 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult> = {
     new Option('--tag <key=value>', 'more to record, any number of times').argParser(
       (value: string, before: readonly string[] | undefined) => [...(before ?? []), value],
     ),
+    ...batchOptions(),
   ],
   async run(context, _args, options) {
     const labels = toLabels(options);
+    const { targets } = options;
+    if (targets !== undefined) return harvestBatch(context, { ...options, targets }, labels);
     const { harvest, readIdentity } = await import('../src/station/harvest.ts');
     const tpm = await context.openTpm();
     const progress = await context.console.progress(
@@ -80,7 +91,10 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult> = {
       progress.done();
     }
   },
-  describe({ registrationId, serialNumber, repeated, manifest, line, dryRun }, { console: { style } }) {
+  describe(result, context) {
+    if ('total' in result) return describeBatch(result, context);
+    const { registrationId, serialNumber, repeated, manifest, line, dryRun } = result;
+    const { style } = context.console;
     const rows = table([
       ['Registration id', registrationId],
       ['Serial number', serialNumber ?? '-'],

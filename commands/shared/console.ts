@@ -31,14 +31,15 @@ export class Console {
   readonly #options: ConsoleOptions;
   /** For stdout and stderr: without colours where the stream is no terminal. */
   readonly style: ChalkInstance;
-  readonly #errorStyle: ChalkInstance;
+  /** For stderr. */
+  readonly errorStyle: ChalkInstance;
   #spinner: Ora | undefined;
 
   constructor(streams: Streams, options: ConsoleOptions) {
     this.#streams = streams;
     this.#options = options;
     this.style = new Chalk({ level: options.color && streams.stdout.isTTY === true ? 1 : 0 });
-    this.#errorStyle = new Chalk({ level: options.color && streams.stderr.isTTY === true ? 1 : 0 });
+    this.errorStyle = new Chalk({ level: options.color && streams.stderr.isTTY === true ? 1 : 0 });
   }
 
   /** A person sits at both ends: questions can be asked. */
@@ -58,16 +59,16 @@ export class Console {
 
   /** What goes over the wire; from `-vv` on. */
   trace(text: string): void {
-    if (this.#options.verbose >= 2) this.#line(this.#errorStyle.dim(`iotdm: ${text}`));
+    if (this.#options.verbose >= 2) this.#line(this.errorStyle.dim(`iotdm: ${text}`));
   }
 
   warn(text: string): void {
-    this.#line(`iotdm: ${this.#errorStyle.yellow('warning')}: ${text}`);
+    this.#line(`iotdm: ${this.errorStyle.yellow('warning')}: ${text}`);
   }
 
   error(message: string, hint: string): void {
-    this.#line(`iotdm: ${this.#errorStyle.red('error')}: ${message}`);
-    this.#line(`iotdm: ${this.#errorStyle.cyan('hint')}: ${hint}`);
+    this.#line(`iotdm: ${this.errorStyle.red('error')}: ${message}`);
+    this.#line(`iotdm: ${this.errorStyle.cyan('hint')}: ${hint}`);
   }
 
   stack(text: string): void {
@@ -102,7 +103,7 @@ export class Console {
   /** `████████░░░░ 340/1000`, for the text of a progress line. */
   bar(done: number, total: number): string {
     const filled = total === 0 ? BAR_WIDTH : Math.floor((done / total) * BAR_WIDTH);
-    const { green, dim } = this.#errorStyle;
+    const { green, dim } = this.errorStyle;
     return `${green('█'.repeat(filled))}${dim('░'.repeat(BAR_WIDTH - filled))} ${done}/${total}`;
   }
 

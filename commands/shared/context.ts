@@ -8,6 +8,7 @@ import { addAbortSignal } from 'node:stream';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
 import type { ProvisioningService } from '../../src/dps/service.ts';
+import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
 import type { HierarchyAuth } from '../../src/tpm/tss.ts';
 import { Console, type Streams } from './console.ts';
@@ -40,6 +41,7 @@ export class Context {
   readonly console: Console;
   #tpm: Tpm | undefined;
   #service: ProvisioningService | undefined;
+  #auth: Promise<HierarchyAuth> | undefined;
   #stdinTakenBy: string | undefined;
 
   constructor(host: Host, settings: Settings) {
@@ -50,8 +52,37 @@ export class Context {
 
   /** Connects to the TPM on the first call. @throws IotdmError `tpm-unavailable.*`, `usage.*` */
   async openTpm(): Promise<Tpm> {
-    this.#tpm ??= await this.#connectTpm();
+    if (this.#tpm === undefined) {
+      const { parseTcti } = await import('../../src/tpm/tcti.ts');
+      const { tpm } = this.settings;
+      this.#tpm = await this.connectTpm(tpm === undefined ? undefined : parseTcti(tpm));
+    }
     return this.#tpm;
+  }
+
+  /**
+   * Connects to this TPM, or to the machine's own; whoever asks closes it.
+   * @param label what to put before its commands in a trace of several TPMs
+   * @throws IotdmError `tpm-unavailable.*`, `usage.*`
+   */
+  async connectTpm(tcti: Tcti | undefined, label = 'tpm'): Promise<Tpm> {
+    this.#auth ??= this.#hierarchyAuth();
+    const auth = await this.#auth;
+    const [{ openTransport }, { Tpm }, { decodeResponseCode }] = await Promise.all([
+      import('../../src/tpm/open.ts'),
+      import('../../src/tpm/tpm.ts'),
+      import('../../src/tpm/response-code.ts'),
+    ]);
+    const transport = await openTransport(tcti, (this.settings.timeout ?? DEFAULT_TPM_TIMEOUT_S) * 1000);
+    this.console.detail(`TPM at ${transport.name}`);
+    return new Tpm(transport, {
+      auth,
+      signal: this.host.signal,
+      onCommand: ({ command, responseCode, elapsedMs }) => {
+        const answer = responseCode === 0 ? 'ok' : decodeResponseCode(responseCode).name;
+        this.console.trace(`${label}: ${command} ${answer} ${elapsedMs.toFixed(1)} ms`);
+      },
+    });
   }
 
   /** Prepares the client of the Device Provisioning Service; the first request connects. */
@@ -164,27 +195,6 @@ export class Context {
     if ((mode & 0o077) !== 0) {
       this.console.warn(`other users of this machine can read ${file}: chmod 600 ${file}`);
     }
-  }
-
-  async #connectTpm(): Promise<Tpm> {
-    const { parseTcti } = await import('../../src/tpm/tcti.ts');
-    const tcti = this.settings.tpm === undefined ? undefined : parseTcti(this.settings.tpm);
-    const auth = await this.#hierarchyAuth();
-    const [{ openTransport }, { Tpm }, { decodeResponseCode }] = await Promise.all([
-      import('../../src/tpm/open.ts'),
-      import('../../src/tpm/tpm.ts'),
-      import('../../src/tpm/response-code.ts'),
-    ]);
-    const transport = await openTransport(tcti, (this.settings.timeout ?? DEFAULT_TPM_TIMEOUT_S) * 1000);
-    this.console.detail(`TPM at ${transport.name}`);
-    return new Tpm(transport, {
-      auth,
-      signal: this.host.signal,
-      onCommand: ({ command, responseCode, elapsedMs }) => {
-        const answer = responseCode === 0 ? 'ok' : decodeResponseCode(responseCode).name;
-        this.console.trace(`tpm: ${command} ${answer} ${elapsedMs.toFixed(1)} ms`);
-      },
-    });
   }
 
   async #hierarchyAuth(): Promise<HierarchyAuth> {

@@ -8,6 +8,7 @@ import {
   checkEnrollmentInput,
   describeFault,
   fileInput,
+  type InputCheck,
   type InputFormat,
   type InputSource,
 } from '../../src/station/enrollment-input.ts';
@@ -51,17 +52,15 @@ export async function withCheckedInput<T>(
     const check = await checkEnrollmentInput(sources, options).finally(() => {
       progress.done();
     });
-    if (check.faultCount > 0) throw refuse(context, check);
+    if (check.faultCount > 0) throw refuseRows(context, check);
     return await task(sources, check.rows);
   } finally {
     if (spool !== undefined) await rm(join(spool, '..'), { recursive: true, force: true });
   }
 }
 
-function refuse(
-  context: Context,
-  { faults, faultCount, rows }: Awaited<ReturnType<typeof checkEnrollmentInput>>,
-): IotdmError {
+/** Prints the faults and returns the error that ends the command. */
+export function refuseRows(context: Context, { faults, faultCount, rows }: InputCheck): IotdmError {
   // A single fault stands in the error line itself.
   if (!context.settings.json && faultCount > 1) {
     for (const fault of faults) context.host.stderr.write(`${describeFault(fault)}\n`);

@@ -23,13 +23,15 @@ export interface Settings {
   readonly quiet: boolean;
   readonly verbose: number;
   readonly color: boolean;
+  /** Keys of the settings that were given as flags, and not by the environment or the settings file. */
+  readonly flags: ReadonlySet<string>;
 }
 
 /** What a command needs decides which of the shared options its help lists. */
 export type SettingGroup = 'tpm' | 'service' | 'timeout' | 'confirm' | 'dry-run' | 'output';
 
 interface SharedOption {
-  readonly key: keyof Settings | 'config';
+  readonly key: Exclude<keyof Settings, 'flags'> | 'config';
   readonly group: SettingGroup;
   readonly flags: string;
   readonly description: string;
@@ -228,6 +230,7 @@ export function resolveSettings(
     quiet: found('quiet') === true,
     verbose: Number(found('verbose') ?? 0),
     color: found('color') !== false,
+    flags: new Set(Object.keys(flags).filter((key) => flags[key] !== undefined)),
   };
 }
 

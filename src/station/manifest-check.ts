@@ -58,6 +58,11 @@ export interface ManifestCheckOptions {
 
 const MAX_LISTED_FAULTS = 100;
 
+/** A record is reported when its whole line is on disk, so a station's own file loses nothing; a copy may. */
+const TORN =
+  'the last line is cut short: after a power loss it was never reported as recorded, and the next harvest mends it; ' +
+  'if this is a copy, copy it again';
+
 /**
  * Reads every source once and lists all that is wrong.
  * @throws IotdmError `input.unreadable` as the sources throw it
@@ -83,7 +88,7 @@ export async function checkManifests(
         warnings.push({ file: source.name, line: line.line, problem });
       };
       if (line.kind === 'torn') {
-        warn('the last line was cut short, before it was reported as recorded: the next harvest mends it');
+        warn(TORN);
         continue;
       }
       const broken = chain.link(line);

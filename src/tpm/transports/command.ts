@@ -7,7 +7,7 @@ import { StreamExchange } from './stream.ts';
 /** How much of what the program prints on stderr is kept for the error message. */
 const STDERR_TAIL_BYTES = 2000;
 
-/** How long the program may take to end once its input is closed. */
+/** How long the program may take to end once its input is closed, or once it was told to. */
 const END_GRACE_MS = 1000;
 
 /**
@@ -43,19 +43,27 @@ export function openCommandTransport(commandLine: string, timeoutMs: number): Pr
       resolve();
     });
   });
+  const end = (signal: NodeJS.Signals): void => {
+    child.kill(signal);
+    // What the shell has started outlives it and keeps the pipes open: they are not waited for.
+    child.stdout.destroy();
+    child.stderr.destroy();
+  };
   return Promise.resolve({
     name,
     send: async (command) => {
       try {
         return await exchange.send(child.stdin, command);
       } catch (error) {
-        child.kill();
+        end('SIGTERM');
         throw error;
       }
     },
     close: async () => {
       child.stdin.end();
-      const timer = setTimeout(() => child.kill(), END_GRACE_MS);
+      const timer = setTimeout(() => {
+        end('SIGKILL');
+      }, END_GRACE_MS);
       await ended;
       clearTimeout(timer);
     },
