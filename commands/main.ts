@@ -34,7 +34,9 @@ import { slotTokenVerb } from './slot/token.ts';
 import { slotWrite } from './slot/write.ts';
 import { srkRead } from './srk/read.ts';
 import { tpmCheck } from './tpm/check.ts';
+import { tpmClear } from './tpm/clear.ts';
 import { tpmInfo } from './tpm/info.ts';
+import { tpmList } from './tpm/list.ts';
 
 /**
  * Runs one command line.
@@ -86,8 +88,10 @@ export function buildProgram(host: Host): Command {
   program.commandsGroup('The TPM of a device:');
   program.addCommand(
     noun('tpm', 'the TPM itself: what it is, and whether it will do', [
+      declare(tpmList, host),
       declare(tpmInfo, host),
       declare(tpmCheck, host),
+      declare(tpmClear, host),
     ]),
   );
   program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host), declare(ekConvert, host)]));

@@ -85,7 +85,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'there is no TPM where one was looked for',
     cause:
       'the TPM is switched off in the firmware settings, its driver is missing, or --tpm names another place',
-    fix: `enable the TPM in the firmware settings, ${reach}`,
+    fix: ({ details }) =>
+      typeof details['withoutNode'] === 'string'
+        ? `give this container the device, such as with: docker run --device ${details['withoutNode']}`
+        : `enable the TPM in the firmware settings, ${reach}`,
   },
   'tpm-unavailable.permission': {
     meaning: 'the TPM is there, and this user may not use it',

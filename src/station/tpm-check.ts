@@ -272,7 +272,7 @@ function checkLockout({ capabilities: { inLockout, wrongAuth } }: Scene): Verdic
   return warn('wrong-values-counted', `${counted}${of} wrong authorization values are counted${forgotten}`);
 }
 
-/** Neither hierarchy is locked by a wrong value (Part 1, 19.8.2), so one that was given is tried, by deriving a key. */
+/** Neither hierarchy is locked by a wrong value (Part 1, 19.8), so one that was given is tried, by deriving a key. */
 async function checkHierarchy(
   { tpm, capabilities, derivation }: Scene,
   hierarchy: 'owner' | 'endorsement',
