@@ -1,8 +1,11 @@
 import { Option } from 'commander';
 import { deviceIdProblem } from '../src/dps/enrollment.ts';
 import { IotdmError } from '../src/errors.ts';
-import type { HarvestLabels } from '../src/station/harvest.ts';
+import { registrationIdOf } from '../src/tpm/endorsement-key.ts';
+import type { HarvestLabels, HarvestOptions as HarvestJob } from '../src/station/harvest.ts';
+import type { Context } from './shared/context.ts';
 import { batchOptions, describeBatch, harvestBatch, type BatchResult } from './shared/harvest-batch.ts';
+import { enforce, readRoots, rootsOption, trustPolicies, type TrustPolicy } from './shared/trust.ts';
 import { table, type Verb } from './shared/verb.ts';
 
 export interface HarvestOptions {
@@ -15,6 +18,8 @@ export interface HarvestOptions {
   readonly tag?: readonly string[];
   readonly targets?: string;
   readonly concurrency: string;
+  readonly verify: TrustPolicy;
+  readonly roots?: readonly string[];
 }
 
 export interface HarvestResult {
@@ -35,7 +40,8 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
   description:
     'Reads the endorsement key of a device and appends one record to a manifest (NDJSON), flushed to disk before ' +
     'success is reported. Changes nothing in the TPM. The same device again changes nothing in the manifest either; ' +
-    'the same chip under another serial number, or the same serial number with another chip, is refused.\n\n' +
+    'the same chip under another serial number, or the same serial number with another chip, is refused. With ' +
+    '--verify the record also holds the verdict on the EK certificate; require records genuine TPMs only.\n\n' +
     'With --targets many devices are harvested from one station: a CSV file with the columns tpm (as --tpm takes it) ' +
     'and serialNumber, and any of deviceId, station, operator, lot and tags.NAME. All rows are checked before the first ' +
     'TPM is touched; a device that fails costs no other, and the same command again does what is left. A target ' +
@@ -43,9 +49,10 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
   examples: [
     'iotdm harvest --manifest shift.ndjson --serial SN-0001',
     'iotdm harvest --manifest shift.ndjson --serial SN-0001 --station EOL-3 --lot 2026-W48 --tag board=rev-c',
+    'iotdm harvest --manifest shift.ndjson --serial SN-0001 --verify require --roots /etc/iotdm/tpm-vendors',
     'iotdm harvest --manifest shift.ndjson --targets rack.csv --timeout 60',
   ],
-  seeAlso: ['iotdm manifest verify', 'iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek read'],
+  seeAlso: ['iotdm manifest verify', 'iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek verify'],
   settings: ['tpm', 'timeout', 'dry-run'],
   options: [
     new Option('--manifest <file>', 'the manifest, made where there is none').makeOptionMandatory(),
@@ -58,18 +65,26 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
       (value: string, before: readonly string[] | undefined) => [...(before ?? []), value],
     ),
     ...batchOptions(),
+    new Option(
+      '--verify <policy>',
+      'verify the EK certificate: refuse what is not genuine, warn, or do not look',
+    )
+      .choices(trustPolicies)
+      .default('off'),
+    rootsOption(),
   ],
   async run(context, _args, options) {
     const labels = toLabels(options);
+    const verification = await certificateJudge(context, options);
     const { targets } = options;
-    if (targets !== undefined) return harvestBatch(context, { ...options, targets }, labels);
+    if (targets !== undefined) return harvestBatch(context, { ...options, targets }, labels, verification);
     const { harvest, readIdentity } = await import('../src/station/harvest.ts');
     const tpm = await context.openTpm();
     const progress = await context.console.progress(
       'Reading the endorsement key; deriving it takes a chip a while',
     );
     try {
-      const job = { tpm, labels, now: context.host.clock(), tool: context.host.tool };
+      const job = { tpm, labels, now: context.host.clock(), tool: context.host.tool, ...verification };
       if (context.settings.dryRun) {
         const record = await readIdentity(job);
         const { registrationId, serialNumber } = record;
@@ -105,6 +120,23 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
     return `${style.green('✔')} Recorded.\n${rows}`;
   },
 };
+
+/** What `--verify` asks for; nothing where it is off. */
+async function certificateJudge(
+  context: Context,
+  { verify, roots }: HarvestOptions,
+): Promise<Pick<HarvestJob, 'judge'>> {
+  if (verify === 'off') return {};
+  const trusted = await readRoots(context, roots);
+  const { assessForKey } = await import('../src/station/endorsement.ts');
+  return {
+    judge: async (key, certificate) => {
+      const assessment = await assessForKey(key, certificate, { trusted, now: context.host.clock() });
+      enforce(assessment, verify, context, `the EK of ${registrationIdOf(key.publicArea)}`);
+      return assessment.verdict;
+    },
+  };
+}
 
 function toLabels({ serial, deviceId, station, operator, lot, tag = [] }: HarvestOptions): HarvestLabels {
   const problem = deviceId === undefined ? undefined : deviceIdProblem(deviceId);

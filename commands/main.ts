@@ -8,8 +8,10 @@ import { exitCodes } from './catalogue/exit-codes.ts';
 import { toFailure } from './shared/failure.ts';
 import { declareSharedOptions } from './shared/settings.ts';
 import { declare, footer } from './shared/verb.ts';
+import { ekCert } from './ek/cert.ts';
 import { ekConvert } from './ek/convert.ts';
 import { ekRead } from './ek/read.ts';
+import { ekVerify } from './ek/verify.ts';
 import { emulatorStart } from './emulator/start.ts';
 import { emulatorStatusVerb } from './emulator/status.ts';
 import { emulatorStop } from './emulator/stop.ts';
@@ -94,7 +96,14 @@ export function buildProgram(host: Host): Command {
       declare(tpmClear, host),
     ]),
   );
-  program.addCommand(noun('ek', 'the endorsement key', [declare(ekRead, host), declare(ekConvert, host)]));
+  program.addCommand(
+    noun('ek', 'the endorsement key', [
+      declare(ekRead, host),
+      declare(ekCert, host),
+      declare(ekVerify, host),
+      declare(ekConvert, host),
+    ]),
+  );
   program.addCommand(noun('srk', 'the storage root key', [declare(srkRead, host)]));
   program.addCommand(
     noun('slot', 'identities in the TPM: ten slots, each with a key and the name it belongs to', [

@@ -9,6 +9,20 @@ const authorization =
   'give the authorization value with --owner-auth-file, --endorsement-auth-file or --lockout-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH, IOTDM_LOCKOUT_AUTH)';
 const help: Fix = ({ command }) => `run: ${command} --help`;
 
+const certificateElsewhere =
+  'firmware TPMs of Intel and AMD have none in them, their vendor serves it on the web: iotdm ek read --format tpm2b --out ek.pub, ' +
+  'tpm2_getekcertificate -u ek.pub -o ek.crt, then: iotdm ek verify --cert ek.crt';
+
+/** By the verdict of `ek verify`. */
+const verdictFixes: Readonly<Record<string, string>> = {
+  untrusted:
+    "if an issuer is missing, get the root and intermediate certificates of the TPM's vendor, check where they come from, and give them with --roots (or IOTDM_EK_ROOTS)",
+  mismatched:
+    'if another program put another EK at 0x81010001, remove it with tpm2_evictcontrol; otherwise do not ship this device: its TPM holds the certificate of another',
+  'no-certificate': certificateElsewhere,
+  'proof-failed': 'do not ship this device: what answers as its TPM does not hold the key it shows',
+};
+
 export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'internal.unexpected': {
     meaning: 'something happened that nobody foresaw',
@@ -223,6 +237,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'another program, or an image made for ECC, put its own key there',
     fix: 'another program made this key; remove it with tpm2_evictcontrol if nothing uses it, and run the command again',
   },
+  'tpm.no-ek-certificate': {
+    meaning: 'the TPM holds no EK certificate',
+    cause:
+      'a firmware TPM, whose certificate its vendor serves on the web, or a chip that was never given one',
+    fix: certificateElsewhere,
+  },
   'tpm.ek-unsuitable': {
     meaning: 'the key at 0x81010001 is not an RSA 2048 endorsement key that DPS takes',
     cause: 'another program put an ECC key or a key of its own there',
@@ -295,6 +315,13 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause:
       'memory of the TPM that does not hold what is written to it, or another program that wrote meanwhile',
     fix: 'do not ship this device: clear the slot and write it again, and replace the TPM if it fails twice',
+  },
+  'verify.ek': {
+    meaning: 'the TPM has not proved to be genuine',
+    cause: 'no certificate, one of an authority that is not trusted here, or one of another chip',
+    fix: ({ details }) =>
+      verdictFixes[String(details['verdict'])] ??
+      'do not ship this device: its TPM has not proved to be genuine',
   },
   'verify.ek-certificate': {
     meaning: 'the EK certificate does not verify, or does not belong to this chip',

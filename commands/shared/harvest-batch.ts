@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
+import type { HarvestOptions } from '../../src/station/harvest.ts';
 import type {
   TargetDefaults,
   TargetOutcome,
@@ -39,6 +40,7 @@ export async function harvestBatch(
   context: Context,
   { manifest, targets: file, concurrency }: BatchOptions,
   defaults: TargetDefaults,
+  verification: Pick<HarvestOptions, 'judge'>,
 ): Promise<BatchResult> {
   if (context.settings.flags.has('tpm')) {
     throw new IotdmError('usage.invalid', '--tpm and --targets exclude each other: the file names the TPMs');
@@ -54,7 +56,7 @@ export async function harvestBatch(
   const summary = await harvestTargets({
     targets,
     manifest,
-    reading: { tool: context.host.tool },
+    reading: { tool: context.host.tool, ...verification },
     concurrency: limit,
     openTpm: ({ tcti, labels }) => context.connectTpm(tcti, `tpm of ${labels.serialNumber}`),
     clock: context.host.clock,

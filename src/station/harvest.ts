@@ -1,8 +1,9 @@
 /** One device on the line: its TPM read, and one more record in the manifest. */
 import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../records/manifest.ts';
-import { describeTpm, readEkCertificate } from '../tpm/description.ts';
+import { describeTpm } from '../tpm/description.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
-import type { Tpm } from '../tpm/tpm.ts';
+import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
+import { readEkCertificateIfAllowed } from './endorsement.ts';
 
 /** What the station knows of the device and the TPM does not. */
 export interface HarvestLabels {
@@ -20,20 +21,23 @@ export interface HarvestOptions {
   readonly now: Date;
   /** Name and version of this program. */
   readonly tool: string;
+  /** Judges the EK certificate: what it returns is recorded, and where it throws nothing is. */
+  readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => Promise<string>;
 }
 
 /** Reads the identity of a TPM; changes nothing in it. Five TPM commands with an EK and its certificate in place. */
-export async function readIdentity({ tpm, labels, now, tool }: HarvestOptions): Promise<HarvestedIdentity> {
+export async function readIdentity(options: HarvestOptions): Promise<HarvestedIdentity> {
+  const { tpm, labels, now, tool, judge } = options;
   const key = await tpm.readEndorsementKey();
   const description = await describeTpm(tpm);
-  const certificate = await readEkCertificate(tpm);
+  const certificate = await readEkCertificateIfAllowed(tpm);
   return {
     registrationId: registrationIdOf(key.publicArea),
     endorsementKey: key.publicArea.toString('base64'),
     ekName: key.name.toString('hex'),
     ekCertificate: certificate?.toString('base64') ?? null,
-    // Nothing was verified, and nothing is claimed.
-    ekVerdict: null,
+    // Where nothing was verified, nothing is claimed.
+    ekVerdict: judge === undefined ? null : await judge(key, certificate),
     tpm: description,
     ...labels,
     harvestedAt: now.toISOString(),

@@ -1,6 +1,4 @@
 /** What a TPM says of itself: who made it, and the certificate its maker put into it. */
-import { IotdmError } from '../errors.ts';
-import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
 export interface TpmDescription {
@@ -58,17 +56,13 @@ const MAX_CERTIFICATE_BYTES = 8192;
 const NV_WRITTEN = 1 << 29;
 
 /**
- * The EK certificate in the TPM, DER, or null where there is none that this caller may read. Three TPM commands for a
- * usual certificate, one where there is none.
+ * The bytes of the NV index that the EK certificate is kept in, whatever surrounds the certificate; null where there
+ * are none. Three TPM commands for a usual certificate, one where there is none.
+ * @throws IotdmError `tpm.*` where this caller may not read them
  */
-export async function readEkCertificate(tpm: Tpm): Promise<Buffer | null> {
+export async function readEkCertificateArea(tpm: Tpm): Promise<Buffer | null> {
   const area = await tpm.nvReadPublic(EK_CERTIFICATE_INDEX);
   if (area === undefined || (area.attributes & NV_WRITTEN) === 0 || area.dataSize > MAX_CERTIFICATE_BYTES)
     return null;
-  try {
-    return trimCertificate(await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize)) ?? null;
-  } catch (error) {
-    if (error instanceof IotdmError && error.code.startsWith('tpm.')) return null;
-    throw error;
-  }
+  return tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize);
 }

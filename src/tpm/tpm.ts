@@ -36,12 +36,28 @@ export class Tpm extends TpmCommands {
    * @throws IotdmError `tpm.ek-unsuitable` when another kind of key stands there
    */
   async readEndorsementKey({ persist = false } = {}): Promise<PrimaryKey> {
-    const standing = await this.readPublic(EK_HANDLE);
-    if (standing !== undefined) return toEndorsementKey(standing, EK_HANDLE);
-    return this.withPrimary('endorsement', ekTemplate(), async (key) => {
-      if (persist) await this.persist(key.handle, EK_HANDLE);
-      return toEndorsementKey(key, persist ? EK_HANDLE : null);
+    return this.withEndorsementKey(async (key, loadedHandle) => {
+      if (!persist || key.handle !== null) return key;
+      await this.persist(loadedHandle, EK_HANDLE);
+      return { ...key, handle: EK_HANDLE };
     });
+  }
+
+  /**
+   * The same key in the TPM, at a handle that is good while `use` runs: where it stands, or derived, and then flushed
+   * whatever happens.
+   */
+  async withEndorsementKey<T>(use: (key: PrimaryKey, handle: number) => Promise<T>): Promise<T> {
+    const standing = await this.readPublic(EK_HANDLE);
+    if (standing !== undefined) return use(toEndorsementKey(standing, EK_HANDLE), EK_HANDLE);
+    return this.withDerivedEndorsementKey(use);
+  }
+
+  /** The EK that template L-1 derives, whatever stands at 0x81010001. Two TPM commands. */
+  async withDerivedEndorsementKey<T>(use: (key: PrimaryKey, handle: number) => Promise<T>): Promise<T> {
+    return this.withPrimary('endorsement', ekTemplate(), async (key) =>
+      use(toEndorsementKey(key, null), key.handle),
+    );
   }
 
   /**
@@ -50,12 +66,20 @@ export class Tpm extends TpmCommands {
    * @throws IotdmError `tpm.parent-unsuitable` when the key there cannot be an RSA storage root key
    */
   async readStorageRootKey({ persist = false } = {}): Promise<PrimaryKey> {
-    const standing = await this.readPublic(SRK_HANDLE);
-    if (standing !== undefined) return toStorageRootKey(standing, SRK_HANDLE);
-    return this.withPrimary('owner', srkTemplate(), async (key) => {
-      if (persist) await this.persist(key.handle, SRK_HANDLE);
-      return toStorageRootKey(key, persist ? SRK_HANDLE : null);
+    return this.withStorageRootKey(async (key, loadedHandle) => {
+      if (!persist || key.handle !== null) return key;
+      await this.persist(loadedHandle, SRK_HANDLE);
+      return { ...key, handle: SRK_HANDLE };
     });
+  }
+
+  /** The same key in the TPM, at a handle that is good while `use` runs; a derived one is flushed whatever happens. */
+  async withStorageRootKey<T>(use: (key: PrimaryKey, handle: number) => Promise<T>): Promise<T> {
+    const standing = await this.readPublic(SRK_HANDLE);
+    if (standing !== undefined) return use(toStorageRootKey(standing, SRK_HANDLE), SRK_HANDLE);
+    return this.withPrimary('owner', srkTemplate(), async (key) =>
+      use(toStorageRootKey(key, null), key.handle),
+    );
   }
 
   /** Sees to it that a storage root key stands at 0x81000001. One TPM command, or four. */

@@ -3,10 +3,11 @@
  * unmarshals, while connecting, retrying, checking and cleaning up are done here, because tss.js prints, retries
  * without pause, loses half of the response code and throws where nobody can catch.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { TPM_CC } from 'tss.js';
 import {
   Session,
+  NullSymDef,
   TPMA_OBJECT,
   TPM2B_PRIVATE,
   TPM2B_PUBLIC_KEY_RSA,
@@ -16,8 +17,10 @@ import {
   TPM_RH,
   TPML_ALG_PROPERTY,
   TPML_CCA,
+  TPM_SE,
   TPML_HANDLE,
   TPML_TAGGED_TPM_PROPERTY,
+  TPMS_ID_OBJECT,
   TPMS_KEYEDHASH_PARMS,
   TPMS_NULL_SIG_SCHEME,
   TPMS_NV_PUBLIC,
@@ -34,12 +37,14 @@ import {
   type NV_ReadPublicResponse,
   type ReadPublicResponse,
   type SequenceCompleteResponse,
+  type StartAuthSessionResponse,
   type TPMA_NV,
   type TPMU_PUBLIC_PARMS,
   type TpmBuffer,
   type TpmError,
 } from 'tss.js';
 import type { ReqStructure } from 'tss.js/lib/TpmStructure.js';
+import type { Credential } from '../credential.ts';
 import { IotdmError } from '../errors.ts';
 import { EK_AUTH_POLICY } from './endorsement-key.ts';
 import { isRetryable, responseError, saysAbsent } from './response-code.ts';
@@ -143,6 +148,8 @@ const MAX_LIST = 1024;
 /** TPM_CC_FIRST, and TPMA_CC's bit for commands that the specification does not know. */
 const FIRST_COMMAND = 0x11f;
 const VENDOR_COMMAND = 1 << 29;
+/** The least that StartAuthSession takes (Part 1, 19.6.10). */
+const NONCE_BYTES = 16;
 
 /** TPM_PT_NV_BUFFER_MAX is at least this on every chip that follows the PC Client profile. */
 const SAFE_NV_BYTES = 512;
@@ -390,6 +397,82 @@ export class TpmCommands {
     } catch (error) {
       // SequenceComplete frees the sequence only when it succeeds.
       await this.#flushQuietly(sequenceHandle);
+      throw error;
+    }
+  }
+
+  /**
+   * Opens a credential with the EK, on condition that the object it was made for is in the same TPM. The EK's policy
+   * asks for the authorization of the endorsement hierarchy. Three commands.
+   * @param objectHandle the object that the credential names, with empty authorization
+   * @returns the secret in the credential
+   * @throws IotdmError `tpm.refused` where the credential is not for this EK or not for this object, `input.invalid`
+   * where it is cut short
+   */
+  async activateCredential(objectHandle: number, ekHandle: number, credential: Credential): Promise<Buffer> {
+    const idObject = unmarshalIdObject(credential.credentialBlob);
+    return this.#withEndorsementPolicy((session) =>
+      this.#run<Buffer, Buffer>(
+        'ActivateCredential',
+        (tpm, done) => {
+          tpm
+            .withSessions(Session.Pw(Buffer.alloc(0)), session)
+            .ActivateCredential(
+              new TPM_HANDLE(objectHandle),
+              new TPM_HANDLE(ekHandle),
+              idObject,
+              credential.encryptedSeed,
+              done,
+            );
+        },
+        (secret) => Buffer.from(secret),
+      ),
+    );
+  }
+
+  /** A policy session that satisfies PolicySecret(TPM_RH_ENDORSEMENT), good for one command. */
+  async #withEndorsementPolicy<T>(use: (session: Session) => Promise<T>): Promise<T> {
+    const { handle, nonceTPM } = await this.#run<
+      StartAuthSessionResponse,
+      { handle: number; nonceTPM: Buffer }
+    >(
+      'StartAuthSession',
+      (tpm, done) => {
+        const none = new TPM_HANDLE(TPM_RH.NULL);
+        const nonceCaller = randomBytes(NONCE_BYTES);
+        const empty = Buffer.alloc(0);
+        tpm.StartAuthSession(
+          none,
+          none,
+          nonceCaller,
+          empty,
+          TPM_SE.POLICY,
+          NullSymDef,
+          TPM_ALG_ID.SHA256,
+          done,
+        );
+      },
+      (started) => ({ handle: started.handle.handle >>> 0, nonceTPM: started.nonceTPM }),
+    );
+    try {
+      await this.#run('PolicySecret', (tpm, done) => {
+        const empty = Buffer.alloc(0);
+        tpm
+          .withSession(this.#password('endorsement'))
+          .PolicySecret(
+            hierarchyHandle('endorsement'),
+            new TPM_HANDLE(handle),
+            nonceTPM,
+            empty,
+            empty,
+            0,
+            done,
+          );
+      });
+      // Without continueSession the TPM ends the session itself when the command succeeds.
+      return await use(new Session(new TPM_HANDLE(handle), nonceTPM, 0, Buffer.alloc(0)));
+    } catch (error) {
+      await this.#flushQuietly(handle);
       throw error;
     }
   }
@@ -801,6 +884,13 @@ const hierarchyHandles: Readonly<Record<Hierarchy, TPM_RH>> = {
 
 function hierarchyHandle(hierarchy: Hierarchy): TPM_HANDLE {
   return new TPM_HANDLE(hierarchyHandles[hierarchy]);
+}
+
+/** TPMS_ID_OBJECT (Part 2, 12.4.2): all after the HMAC is encrypted, the size of the secret included. */
+function unmarshalIdObject(blob: Buffer): TPMS_ID_OBJECT {
+  const start = 2 + (blob.length < 2 ? 0 : blob.readUInt16BE(0));
+  if (blob.length <= start) throw new IotdmError('input.invalid', 'the credential is cut short');
+  return new TPMS_ID_OBJECT(blob.subarray(2, start), blob.subarray(start));
 }
 
 function checkLength(data: Buffer, length: number): Buffer {

@@ -1,0 +1,53 @@
+/** What `ek verify` and `harvest` share: which certificates are trusted, and what a verdict leads to. */
+import { Option } from 'commander';
+import { delimiter } from 'node:path';
+import { IotdmError } from '../../src/errors.ts';
+import type { TrustedCertificates } from '../../src/trust/roots.ts';
+import type { Verdict } from '../../src/trust/verdict.ts';
+import type { Context } from './context.ts';
+
+export const ROOTS_VARIABLE = 'IOTDM_EK_ROOTS';
+
+/** What to do about a verdict other than `genuine`. */
+export const trustPolicies = ['require', 'warn', 'off'] as const;
+export type TrustPolicy = (typeof trustPolicies)[number];
+
+export function rootsOption(): Option {
+  return new Option(
+    '--roots <path>',
+    `certificates of TPM vendors to trust: a PEM or DER file, or a directory of them; any number of times [${ROOTS_VARIABLE}]`,
+  ).argParser((value: string, before: readonly string[] | undefined) => [...(before ?? []), value]);
+}
+
+/**
+ * The certificates that --roots names, else the environment, where the paths are separated as in PATH; nobody's where
+ * neither names any.
+ * @throws IotdmError `input.unreadable`, `input.invalid`
+ */
+export async function readRoots(
+  context: Context,
+  paths: readonly string[] | undefined,
+): Promise<TrustedCertificates> {
+  const { readTrustedCertificates } = await import('../../src/trust/roots.ts');
+  const inEnvironment = (context.host.environment[ROOTS_VARIABLE] ?? '').split(delimiter);
+  const trusted = await readTrustedCertificates(paths ?? inEnvironment.filter((path) => path !== ''));
+  for (const file of trusted.skipped) context.console.detail(`no certificate in ${file}`);
+  const roots = trusted.certificates.filter(({ isRoot }) => isRoot).length;
+  context.console.detail(
+    `trusting ${roots} root certificates, with ${trusted.certificates.length - roots} intermediate ones`,
+  );
+  return trusted;
+}
+
+/** Ends the command, warns or says nothing. @throws IotdmError `verify.ek` */
+export function enforce(
+  { verdict, reason }: { readonly verdict: Verdict; readonly reason: string },
+  policy: TrustPolicy,
+  context: Context,
+  subject = 'the EK',
+): void {
+  if (verdict === 'genuine' || policy === 'off') return;
+  const message = `${subject} is not verified (${verdict}): ${reason}`;
+  if (policy === 'require') throw new IotdmError('verify.ek', message, { details: { verdict, reason } });
+  context.console.warn(message);
+}
