@@ -99,7 +99,8 @@ function takeApart(x509: X509Library, der: Buffer): Certificate {
   // OpenSSL writes what it understood: bytes that it overlooked, and BER that is not DER, are not a certificate here.
   if (!openssl.raw.equals(der)) throw new TypeError('not DER');
   const parsed = new x509.X509Certificate(der);
-  const { extensions } = parsed;
+  // The library's list is an array with methods of its own; what is filtered from it should be a plain one.
+  const extensions = [...parsed.extensions];
   if (new Set(extensions.map(({ type }) => type)).size !== extensions.length) {
     throw new TypeError('an extension stands there twice');
   }
