@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { IotdmError } from '../../src/errors.ts';
-import { trimCertificate } from '../../src/trust/certificate-area.ts';
+import { trimCertificate } from '../../src/tpm/ek-certificate-bytes.ts';
 import { expiryOf, parseCertificate, vendorName } from '../../src/trust/certificate.ts';
 import { certificatesIn, trustedCertificates } from '../../src/trust/roots.ts';
 import { assessCertificate } from '../../src/trust/verdict.ts';
