@@ -88,7 +88,7 @@ function explainName(input: string): readonly Explanation[] {
 function explainMessage(input: string): readonly Explanation[] {
   const found = new Map<string, Explanation>();
   const words =
-    /\b0x[0-9a-f]{1,8}\b|\b(?:TPM2?_(?:RC|E|20_E)|TBS_E)_\w+(?:\s*\((?:handle|session|parameter)\s\d{1,2}\))?|\b[45]\d{5}\b|\bE[A-Z0-9_]{2,}\b|\b[a-z-]+\.[a-z0-9-]+\b/g;
+    /\b0[xX][0-9a-fA-F]{1,8}\b|\b(?:TPM2?_(?:RC|E|20_E)|TBS_E)_\w+(?:\s*\((?:handle|session|parameter)\s\d{1,2}\))?|\b[45]\d{5}\b|\bE[A-Z0-9_]{2,}\b|\b[a-z-]+\.[a-z0-9-]+\b/g;
   for (const [word] of input.matchAll(words)) {
     for (const explanation of explainWord(word)) {
       found.set(`${explanation.kind} ${explanation.code} ${explanation.name}`, explanation);

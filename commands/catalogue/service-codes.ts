@@ -211,7 +211,7 @@ const sixDigits: Readonly<Record<number, readonly SixDigits[]>> = {
     {
       service: 'DPS',
       basis: 'observed',
-      meaning: 'there is no such registration',
+      meaning: 'something that belongs to an enrollment is not there, presumably its registration',
       cause: 'the device was enrolled and has not registered yet',
       fix: 'register the device with: iotdm device register; see its enrollment with: iotdm enrollment show ID',
     },
@@ -292,7 +292,7 @@ export function serviceEntries(code: number): readonly ServiceEntry[] {
     meaning:
       basis === 'documented'
         ? `${meaning} (documented by Microsoft for ${service})`
-        : `${meaning} (as ${service} words it; Microsoft documents only the status ${status})`,
+        : `${meaning} (seen from ${service}; Microsoft documents only the status ${status})`,
     cause,
     fix: fix ?? ownCodes[errorCodeOfStatus(status)].fix,
   }));
