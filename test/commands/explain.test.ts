@@ -113,7 +113,7 @@ describe('the catalogue of codes', () => {
       known.add(name);
     const nouns = new Set([...known].map((name) => name.split(' ')[0]));
     // "the iotdm command", "if iotdm sends it"
-    const prose = ['command', 'sends', 'binds', 'needs', 'is', 'again'];
+    const prose = ['command', 'sends', 'binds', 'needs', 'sees', 'is', 'again'];
     const tools = new Set<string>();
     for (const { fix } of wholeCatalogue()) {
       for (const [, noun = '', verb = ''] of fix.matchAll(/\biotdm ([a-z]+)(?: ([a-z][a-z-]+))?/g)) {
