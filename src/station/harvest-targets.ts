@@ -252,7 +252,7 @@ class TargetReader {
     return {
       rows: this.#rows,
       targets: this.#targets,
-      faults: this.#faults,
+      faults: this.#faults.toSorted((a, b) => a.line - b.line || (a.column ?? 0) - (b.column ?? 0)),
       faultCount: this.#faultCount,
     };
   }
@@ -370,7 +370,8 @@ function plainName(name: string): string {
 
 function unknownColumn(name: string): string {
   if (name === '') return 'this column has no name';
-  const guess = nearest(plainName(name), [...fields, 'tags.NAME']);
+  const plain = plainName(name);
+  const guess = plain.startsWith('tag') ? 'tags.NAME' : nearest(plain, fields);
   return `unknown column ${quoted(name)}${guess === undefined ? '' : `; did you mean ${guess}?`}`;
 }
 
