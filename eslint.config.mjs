@@ -18,6 +18,8 @@ const vendors = {
   'csv-parse': 'csv-parse is imported by src/records/csv.ts only',
   'proper-lockfile': 'proper-lockfile is imported by src/records/file-lock.ts only',
   '@peculiar/x509': 'imported by src/x509.ts only: everybody else calls its loadX509',
+  '@peculiar/x509': 'imported by src/emulator/tls.ts only',
+  qrcode: 'qrcode is imported by commands/shared/qr-code.ts only: it is presentation',
   chalk: 'chalk is imported by commands/shared/console.ts only: src has no terminal',
   ora: 'ora is imported by commands/shared/console.ts only: src has no terminal',
   commander: 'commander belongs to commands: src has no command line',
@@ -119,6 +121,10 @@ export default defineConfig(
   {
     files: ['commands/shared/console.ts'],
     rules: imports(['commander', 'chalk', 'ora'], []),
+  },
+  {
+    files: ['commands/shared/qr-code.ts'],
+    rules: imports(['qrcode'], []),
   },
   {
     // The tests' runner awaits what describe() and it() return.

@@ -3,9 +3,10 @@ import { hex32 } from '../../src/encoding.ts';
 import { registrationIdOf, rsaKeyObject } from '../../src/tpm/endorsement-key.ts';
 import type { PrimaryKey } from '../../src/tpm/tpm.ts';
 import { deliverKey, keyOutputOptions, type KeyOutputOptions } from '../shared/key-formats.ts';
+import { checkQrOptions, drawQrCode, qrOptions, writeQrCode, type QrOptions } from '../shared/qr-options.ts';
 import { table, type Verb } from '../shared/verb.ts';
 
-export interface EkReadOptions extends KeyOutputOptions {
+export interface EkReadOptions extends KeyOutputOptions, QrOptions {
   readonly persist?: boolean;
 }
 
@@ -19,15 +20,18 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
     'iotdm ek read',
     'iotdm ek read --json',
     'iotdm ek read --format pem --out ek.pem',
+    'iotdm ek read --qr-out label.png',
     "iotdm ek read --tpm 'cmd:ssh dut tpm2_send'",
   ],
   seeAlso: ['iotdm harvest', 'iotdm enrollment create', 'iotdm srk read'],
   settings: ['tpm', 'timeout', 'dry-run'],
   options: [
     ...keyOutputOptions(),
+    ...qrOptions(),
     new Option('--persist', 'keep a derived EK at 0x81010001, as Limpet does'),
   ],
   async run(context, _args, options) {
+    checkQrOptions(context, options);
     const tpm = await context.openTpm();
     const progress = await context.console.progress(
       'Reading the endorsement key; deriving it takes a chip a while',
@@ -47,15 +51,19 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
       persistent: key.handle !== null,
       handle: key.handle === null ? null : hex32(key.handle),
     };
+    const { registrationId, endorsementKey } = result;
+    const qrText = JSON.stringify({ registrationId, endorsementKey });
+    const drawing = options.qr === true ? await drawQrCode(context, qrText) : '';
+    if (options.qrOut !== undefined) await writeQrCode(context, options.qrOut, qrText, options);
     await deliverKey(context, options, {
       result,
-      text: table([
+      text: `${table([
         ['Registration id', result.registrationId],
         ['Endorsement key', result.endorsementKey],
         ['Key name', result.name],
         ['Algorithm', result.algorithm],
         ['Persistent', result.handle === null ? 'no: derived, read and flushed' : `yes, at ${result.handle}`],
-      ]),
+      ])}${drawing}`,
       csv: `registrationId,endorsementKey\n${result.registrationId},${result.endorsementKey}\n`,
       publicArea: key.publicArea,
       keyObject: () => rsaKeyObject(key.modulus),

@@ -20,7 +20,7 @@ export function keyOutputOptions(): Option[] {
       .choices(keyFormats)
       .default('text'),
     new Option('--out <file>', 'write to a file (mode 0600) and not to stdout'),
-    new Option('--overwrite', 'replace the file that --out names'),
+    new Option('--overwrite', 'replace a file that is there'),
   ];
 }
 
