@@ -23,7 +23,7 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
     'iotdm ek read --qr-out label.png',
     "iotdm ek read --tpm 'cmd:ssh dut tpm2_send'",
   ],
-  seeAlso: ['iotdm harvest', 'iotdm enrollment create', 'iotdm srk read'],
+  seeAlso: ['iotdm tpm check', 'iotdm harvest', 'iotdm enrollment create', 'iotdm srk read'],
   settings: ['tpm', 'timeout', 'dry-run'],
   options: [
     ...keyOutputOptions(),
@@ -42,6 +42,7 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
     } finally {
       progress.done();
     }
+    context.console.detail(originNote(tpm.commandsSent.includes('CreatePrimary')));
     if (options.persist === true) context.console.note(persistNote(key, context.settings.dryRun));
     const result = {
       registrationId: registrationIdOf(key.publicArea),
@@ -71,6 +72,13 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
   },
   describe: () => '',
 };
+
+/** What costs nothing to know. */
+function originNote(isDerived: boolean): string {
+  return isDerived
+    ? "the key is the one of template L-1, which is the manufacturer's"
+    : "whether the manufacturer, one of Azure's SDKs or another program made the key cannot be told from its bytes: iotdm tpm check tells";
+}
 
 function persistNote(key: PrimaryKey, dryRun: boolean): string {
   if (dryRun && key.handle === null) return 'would keep the derived EK at 0x81010001';

@@ -5,7 +5,7 @@
  */
 import { hex32 } from '../encoding.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
-import { SLOT_COUNT } from '../slot/layout.ts';
+import { SLOT_COUNT, uriIndex } from '../slot/layout.ts';
 import { listSlots, type SlotView } from '../slot/slots.ts';
 import { readCapabilities, type TpmCapabilities } from '../tpm/capabilities.ts';
 import { findEkCertificate, isCertificateFor, type StoredCertificate } from '../tpm/ek-certificate.ts';
@@ -468,20 +468,26 @@ async function checkSlots(scene: Scene): Promise<Verdict> {
 }
 
 /** An estimate of the TPM's own; how much is free for NV indexes no property tells, and nothing is written to find out. */
-function checkRoom({ capabilities: { left }, ekAbsent, srkAbsent, slot0HasKey }: Scene): Verdict {
+async function checkRoom(scene: Scene): Promise<Verdict> {
+  const { capabilities, ekAbsent, srkAbsent, slot0HasKey } = scene;
   const needed = [
     ...(slot0HasKey ? [] : ['slot 0']),
     ...(srkAbsent ? ['the storage root key'] : []),
     ...(ekAbsent ? ['the endorsement key'] : []),
   ];
-  const { persistent, nvCounters } = left;
+  const { persistent, nvCounters } = capabilities.left;
   if (persistent === undefined) return skip('the TPM does not say how much room it has');
   if (persistent === 0 && needed.length > 0) {
     return fail('tpm.no-room', 'no-room', `there is no room for a persistent key: ${needed.join(', ')}`);
   }
   if (persistent === 0) return warn('little-room', 'there is no room for another persistent key');
-  if (nvCounters === 0)
-    return warn('little-room', 'NV memory seems to be full: the URI of a slot may not fit');
+  const others = nvCounters === 0 || isDownToMinimum(capabilities) ? await otherIndexes(scene.tpm) : 0;
+  if (others > 0) {
+    return warn(
+      'little-room',
+      `NV memory may be full: ${others} NV indexes of other programs take room, and the URI of a slot may not fit`,
+    );
+  }
   if (persistent < needed.length) {
     return warn(
       'little-room',
@@ -491,4 +497,24 @@ function checkRoom({ capabilities: { left }, ekAbsent, srkAbsent, slot0HasKey }:
   return pass(
     `there is room for about ${persistent} more persistent keys; a TPM does not tell how much is left for the URI of a slot`,
   );
+}
+
+/**
+ * The TPM reference code gives NV indexes all memory but what its guaranteed number of persistent keys takes. So a full
+ * one has room for just these; but so has a small one, whether it is full or not.
+ */
+function isDownToMinimum({ left, persistentUsed, persistentMinimum }: TpmCapabilities): boolean {
+  if (left.persistent === undefined || persistentUsed === undefined || persistentMinimum === undefined)
+    return false;
+  return persistentUsed + left.persistent <= persistentMinimum;
+}
+
+const FIRST_NV_INDEX = 0x01000000;
+const ALL = 1024;
+
+/** How many NV indexes are neither slots' nor in the range that the TCG reserves for certificates. */
+async function otherIndexes(tpm: Tpm): Promise<number> {
+  const slots = new Set(Array.from({ length: SLOT_COUNT }, (_, slot) => uriIndex(slot)));
+  const indexes = await tpm.handles(FIRST_NV_INDEX, ALL);
+  return indexes.filter((index) => !slots.has(index) && index >>> 16 !== 0x01c0).length;
 }

@@ -77,7 +77,11 @@ export async function planClear(tpm: Tpm): Promise<ClearPlan> {
  * @throws IotdmError `tpm.authorization`, `tpm.lockout`
  */
 export async function clearTpm(tpm: Tpm, { capabilities }: ClearPlan): Promise<void> {
-  await tpm.clear({ authSet: capabilities.authSet.lockout });
+  try {
+    await tpm.clear({ authSet: capabilities.authSet.lockout });
+  } catch (error) {
+    throw error instanceof IotdmError ? explained(error, capabilities) : error;
+  }
   const left = await ownersKeys(tpm);
   if (left.length > 0) {
     throw new IotdmError(
@@ -85,6 +89,20 @@ export async function clearTpm(tpm: Tpm, { capabilities }: ClearPlan): Promise<v
       `the TPM says that it is cleared, but still holds ${left.map(hex32).join(', ')}`,
     );
   }
+}
+
+/** A wrong value shuts the lockout hierarchy itself: no other value helps before it opens again. */
+function explained(error: IotdmError, { wrongAuth: { shutSeconds } }: TpmCapabilities): IotdmError {
+  if (error.code !== 'tpm.lockout' && error.code !== 'tpm.authorization') return error;
+  const opens = shutSeconds === 0 || shutSeconds === undefined ? 'a restart' : `${shutSeconds} s`;
+  const what =
+    error.code === 'tpm.lockout'
+      ? 'the lockout authorization is shut after a wrong value'
+      : 'the lockout authorization value is wrong, and is shut now';
+  return new IotdmError(error.code, `${what}, until after ${opens}: ${error.message}`, {
+    cause: error,
+    details: { ...error.details, opensAfter: opens },
+  });
 }
 
 async function ownersKeys(tpm: Tpm): Promise<number[]> {

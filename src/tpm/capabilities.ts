@@ -19,17 +19,21 @@ const PT_FAMILY = 0x100;
 const PT_LEVEL = 0x101;
 const PT_VENDOR_TYPE = 0x10a;
 
+const PT_PERSISTENT_MIN = 0x10f;
+
 const PT_PERMANENT = 0x200;
 const PT_STARTUP_CLEAR = 0x201;
 const PT_LOADED_SESSIONS = 0x203;
 const PT_LOADED_SESSIONS_LEFT = 0x204;
 const PT_ACTIVE_SESSIONS_LEFT = 0x206;
 const PT_TRANSIENT_LEFT = 0x207;
+const PT_PERSISTENT_USED = 0x208;
 const PT_PERSISTENT_LEFT = 0x209;
 const PT_NV_COUNTERS_LEFT = 0x20b;
 const PT_LOCKOUT_COUNTER = 0x20e;
 const PT_MAX_AUTH_FAIL = 0x20f;
 const PT_LOCKOUT_INTERVAL = 0x210;
+const PT_LOCKOUT_RECOVERY = 0x211;
 
 /** TPMA_PERMANENT. */
 const OWNER_AUTH_SET = 1 << 0;
@@ -78,11 +82,13 @@ export interface TpmCapabilities {
   readonly enabled: Readonly<Record<'owner' | 'endorsement', boolean>>;
   readonly disableClear: boolean;
   readonly inLockout: boolean;
-  /** Wrong authorization values counted, how many lock the TPM, and the seconds until one is forgotten. */
+  /** Wrong authorization values counted, how many lock the TPM, and the seconds after which one is forgotten. */
   readonly wrongAuth: {
     readonly counted: number;
     readonly limit: number | undefined;
     readonly forgetSeconds: number | undefined;
+    /** How long one wrong value shuts the lockout hierarchy; 0 until the TPM is restarted. */
+    readonly shutSeconds: number | undefined;
   };
   /** Undefined where the TPM does not say. */
   readonly left: {
@@ -93,6 +99,9 @@ export interface TpmCapabilities {
     readonly persistent: number | undefined;
     readonly nvCounters: number | undefined;
   };
+  /** Persistent keys: how many there are, and for how many at least the TPM keeps room. */
+  readonly persistentUsed: number | undefined;
+  readonly persistentMinimum: number | undefined;
   readonly loadedSessions: number;
   readonly algorithms: ReadonlySet<number>;
   /** What the TPM said when asked for exactly these keys (TPM2_TestParms); undefined where it cannot be asked. */
@@ -137,6 +146,7 @@ export async function readCapabilities(tpm: Tpm): Promise<TpmCapabilities> {
       counted: variable.get(PT_LOCKOUT_COUNTER) ?? 0,
       limit: variable.get(PT_MAX_AUTH_FAIL),
       forgetSeconds: variable.get(PT_LOCKOUT_INTERVAL),
+      shutSeconds: variable.get(PT_LOCKOUT_RECOVERY),
     },
     left: {
       transient: variable.get(PT_TRANSIENT_LEFT),
@@ -145,6 +155,8 @@ export async function readCapabilities(tpm: Tpm): Promise<TpmCapabilities> {
       persistent: variable.get(PT_PERSISTENT_LEFT),
       nvCounters: variable.get(PT_NV_COUNTERS_LEFT),
     },
+    persistentUsed: variable.get(PT_PERSISTENT_USED),
+    persistentMinimum: fixed.get(PT_PERSISTENT_MIN),
     loadedSessions: variable.get(PT_LOADED_SESSIONS) ?? 0,
     algorithms,
     storageKeys: testable ? await tpm.supports('storage') : undefined,
