@@ -53,7 +53,8 @@ function show(check: Check): ShownCheck {
   return { id, status, message, ...(hint === undefined ? {} : { hint }) };
 }
 
-function hintFor({ finding, error }: Check): string | undefined {
+function hintFor({ id, finding, error }: Check): string | undefined {
+  if (finding === 'auth-not-given' || finding === 'auth-not-set') return authHint(id, finding);
   if (finding !== undefined) return hints[finding];
   return error === undefined ? undefined : toFailure(error, 'iotdm tpm check').hint;
 }
@@ -94,16 +95,20 @@ function describe({ ok, checks }: TpmCheckResult, { console: { style } }: Contex
   return `${lines.join('')}\n${verdict}\n`;
 }
 
-const hints: Readonly<Record<Finding, string>> = {
+function authHint(id: string, finding: 'auth-not-given' | 'auth-not-set'): string {
+  const hierarchy = id.replace('-auth', '');
+  const [flag, variable] = [`--${hierarchy}-auth-file`, `IOTDM_${hierarchy.toUpperCase()}_AUTH`];
+  return finding === 'auth-not-given'
+    ? `give the value with ${flag} (or ${variable})`
+    : `leave out ${flag} (and ${variable})`;
+}
+
+const hints: Readonly<Record<Exclude<Finding, 'auth-not-given' | 'auth-not-set'>, string>> = {
   unsuitable: 'look for newer firmware of this TPM, or use another one',
   'locked-out':
     'wait until the TPM recovers, or end the lockout with: tpm2_dictionarylockout --clear-lockout',
   'wrong-values-counted':
     'find the program that uses a wrong value before it locks the TPM; reset with: tpm2_dictionarylockout --clear-lockout',
-  'auth-not-given':
-    'give the value with --owner-auth-file or --endorsement-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH)',
-  'auth-not-set':
-    'leave out --owner-auth-file and --endorsement-auth-file (and IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH)',
   'hierarchy-disabled':
     'something disabled it since the start: restart the device, and if it stays so, enable it in the firmware settings',
   'transient-full': 'use /dev/tpmrm0, or flush what another program left behind: tpm2_flushcontext -t',

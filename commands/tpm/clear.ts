@@ -47,7 +47,9 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
       context.console.warn('a lockout authorization value was given, but none is set: it is not used');
     }
     if (context.settings.dryRun) return { cleared: false, ...result, dryRun: true };
-    for (const line of losses(result)) context.console.note(`will be lost: ${line}`);
+    // With --yes nobody reads it before it is done, and the result says it.
+    if (!context.settings.yes)
+      for (const line of losses(result)) context.console.note(`will be lost: ${line}`);
     await context.confirm(`Clear the TPM at ${tpm.name} for good? ${summary(plan)} will be lost`);
     await clearTpm(tpm, plan);
     return { cleared: true, ...result };
