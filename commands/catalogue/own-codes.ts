@@ -169,7 +169,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm.lockout': {
     meaning: 'the TPM locks authorizations out after wrong values (dictionary attack protection)',
     cause: 'wrong authorization values, or power taken away from a running device several times',
-    fix: 'wait until the TPM recovers, or end the lockout with: tpm2_dictionarylockout --clear-lockout',
+    fix: ({ details }) =>
+      typeof details['opensAfter'] === 'string'
+        ? `try again after ${details['opensAfter']}, with the right value; or clear the TPM in the firmware settings`
+        : 'wait until the TPM recovers, or end the lockout with: tpm2_dictionarylockout --clear-lockout',
   },
   'tpm.hierarchy-disabled': {
     meaning: 'a hierarchy of the TPM is switched off',

@@ -101,7 +101,7 @@ function explained(error: IotdmError, { wrongAuth: { shutSeconds } }: TpmCapabil
       : 'the lockout authorization value is wrong, and is shut now';
   return new IotdmError(error.code, `${what}, until after ${opens}: ${error.message}`, {
     cause: error,
-    details: { ...error.details, opensAfter: opens },
+    details: { command: 'Clear', opensAfter: opens },
   });
 }
 

@@ -9,7 +9,7 @@ import { Tpm } from './tpm.ts';
 import type { TpmTransport } from './transport.ts';
 
 /** What the search touches; a test puts a fake tree here. */
-export interface Machine {
+export interface SearchedMachine {
   readonly platform: string;
   /** Names in a directory; none where it is not there. */
   names(directory: string): Promise<readonly string[]>;
@@ -20,7 +20,7 @@ export interface Machine {
 }
 
 /** @param timeoutMs time limit of one command: a TPM that another program keeps busy must not hold up the list */
-export function thisMachine(timeoutMs: number): Machine {
+export function thisMachine(timeoutMs: number): SearchedMachine {
   return {
     platform: process.platform,
     names: (directory) => orWhenMissing(readdir(directory), []),
@@ -62,7 +62,7 @@ export interface OfferedTpm {
  * @throws IotdmError `interrupted.*`; what is wrong with one TPM is in its entry
  */
 export async function listTpms(
-  machine: Machine,
+  machine: SearchedMachine,
   named: readonly NamedTpm[],
   signal?: AbortSignal,
 ): Promise<OfferedTpm[]> {
@@ -87,7 +87,7 @@ interface Candidate extends NamedTpm {
   readonly problem: IotdmError | undefined;
 }
 
-async function findDevices(machine: Machine): Promise<Candidate[]> {
+async function findDevices(machine: SearchedMachine): Promise<Candidate[]> {
   if (machine.platform === 'win32') {
     return [{ tcti: 'tbs', source: 'Windows TPM Base Services', problem: undefined }];
   }
@@ -143,7 +143,7 @@ function managedBy(path: string): string {
 }
 
 async function ask(
-  machine: Machine,
+  machine: SearchedMachine,
   tcti: string,
   signal: AbortSignal | undefined,
 ): Promise<{ description: TpmDescription } | { error: IotdmError }> {

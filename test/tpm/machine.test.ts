@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { IotdmError, type ErrorCode } from '../../src/errors.ts';
-import { listTpms, thisMachine, type Machine, type OfferedTpm } from '../../src/tpm/machine.ts';
+import { listTpms, thisMachine, type SearchedMachine, type OfferedTpm } from '../../src/tpm/machine.ts';
 import type { TpmTransport } from '../../src/tpm/transport.ts';
 import { bareResponse, ScriptedTransport } from '../fakes/transports.ts';
 import { iotdm, scratchDirectory, softwareTpm } from '../lab/lab.ts';
@@ -14,7 +14,7 @@ const infineon = Buffer.from(
 );
 
 /** A machine with these files; opening a TPM fails as told, and works where nothing is told. */
-class FakeMachine implements Machine {
+class FakeMachine implements SearchedMachine {
   readonly platform: string;
   readonly opened: string[] = [];
   readonly #files: Readonly<Record<string, string>>;
