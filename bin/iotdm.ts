@@ -18,7 +18,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-process.exitCode = await main(process.argv.slice(2), {
+const exitCode = await main(process.argv.slice(2), {
   stdin: process.stdin,
   stdout: process.stdout,
   stderr: process.stderr,
@@ -29,3 +29,6 @@ process.exitCode = await main(process.argv.slice(2), {
   self: [process.execPath, ...process.execArgv, process.argv[1] ?? ''],
   ...(process.send === undefined ? {} : { notifyParent: process.send.bind(process) }),
 });
+// Who interrupts does not wait for a connection attempt that is still under way.
+if (interrupt.signal.aborted) process.exit(exitCode);
+process.exitCode = exitCode;

@@ -1,12 +1,13 @@
 /** The command tree, and the only place where errors end: one line, one hint, one exit code. */
 import { Command, CommanderError, Option } from 'commander';
 import { IotdmError } from '../src/errors.ts';
+import { nearest } from '../src/nearest.ts';
 import { redact } from '../src/secret.ts';
 import { Console } from './shared/console.ts';
 import type { Host } from './shared/context.ts';
 import { exitCodes } from './catalogue/exit-codes.ts';
-import { toFailure } from './shared/failure.ts';
-import { declareSharedOptions } from './shared/settings.ts';
+import { CommandError, toFailure } from './shared/failure.ts';
+import { declareSharedOptions, resolveSettings, type Settings } from './shared/settings.ts';
 import { declare, footer } from './shared/verb.ts';
 import { ekCert } from './ek/cert.ts';
 import { ekConvert } from './ek/convert.ts';
@@ -184,7 +185,11 @@ function helpCommand(program: Command, host: Host): Command {
       for (const name of topic) {
         const next = command.commands.find((candidate) => candidate.name() === name);
         if (next === undefined) {
-          throw new IotdmError('usage.invalid', `there is no help on "${topic.join(' ')}"`);
+          throw new CommandError(
+            'usage.invalid',
+            `there is no help on "${topic.join(' ')}"`,
+            'run: iotdm --help',
+          );
         }
         command = next;
       }
@@ -218,22 +223,15 @@ function report(error: unknown, args: readonly string[], program: Command, host:
     commandOf(args, program).outputHelp();
     return 0;
   }
-  const known = error instanceof CommanderError ? usageError(error) : error;
-  const failure = toFailure(
-    host.signal.aborted && !(known instanceof IotdmError && known.code.startsWith('interrupted'))
-      ? new IotdmError('interrupted.signal', 'interrupted', { cause: known })
-      : known,
-    fullName(commandOf(args, program)),
-  );
-  // Options may be what could not be parsed, so the plain words decide how the error is shown.
-  const asJson = args.includes('--json') || /^(1|true|yes)$/i.test(host.environment['IOTDM_JSON'] ?? '');
-  if (asJson) {
+  const command = commandOf(args, program);
+  const known = error instanceof CommanderError ? usageError(error, command) : error;
+  const failure = toFailure(host.signal.aborted ? interrupted(known) : known, fullName(command));
+  const { json, verbose, color } = presentation(args, program, host);
+  if (json) {
     const { code, message, hint, details } = failure;
     const document = { error: { code, message, hint, ...(details === undefined ? {} : { details }) } };
     host.stderr.write(`${JSON.stringify(document)}\n`);
   } else {
-    const verbose = args.some((argument) => /^-v+$/.test(argument) || argument === '--verbose') ? 1 : 0;
-    const color = !args.includes('--no-color') && (host.environment['NO_COLOR'] ?? '') === '';
     const console = new Console(host, { quiet: false, verbose, color });
     console.error(failure.message, failure.hint);
     if (failure.stack !== undefined) console.stack(failure.stack);
@@ -241,18 +239,66 @@ function report(error: unknown, args: readonly string[], program: Command, host:
   return failure.exitCode;
 }
 
+/** The failure of a command that was interrupted; what it says about work half done is kept. */
+function interrupted(known: unknown): IotdmError {
+  if (!(known instanceof IotdmError))
+    return new IotdmError('interrupted.signal', 'interrupted', { cause: known });
+  if (known.code.startsWith('interrupted')) return known;
+  return new IotdmError('interrupted.signal', `interrupted: ${known.message}`, {
+    cause: known,
+    ...(known.details === undefined ? {} : { details: known.details }),
+  });
+}
+
+/** How an error is shown. Where the settings themselves are at fault, the plain words and the environment decide. */
+function presentation(
+  args: readonly string[],
+  program: Command,
+  host: Host,
+): Pick<Settings, 'json' | 'verbose' | 'color'> {
+  const words = {
+    json: args.includes('--json') || /^(1|true|yes)$/i.test(host.environment['IOTDM_JSON'] ?? ''),
+    verbose: args.some((argument) => /^-v+$/.test(argument) || argument === '--verbose') ? 1 : 0,
+    color: !args.includes('--no-color') && (host.environment['NO_COLOR'] ?? '') === '',
+  };
+  try {
+    // What was parsed until it failed; the rest may stand behind it.
+    const { json, verbose, color } = resolveSettings(program.opts(), host.environment);
+    return {
+      json: json || words.json,
+      verbose: Math.max(verbose, words.verbose),
+      color: color && words.color,
+    };
+  } catch {
+    return words;
+  }
+}
+
 /** `error: unknown option '--foo'\n(Did you mean --force?)` in our own form. */
-function usageError(error: CommanderError): IotdmError {
+function usageError(error: CommanderError, command: Command): IotdmError {
   // What was not recognized is quoted, and may be a secret: a private key, or what stands behind an option's `=`.
   const [first = '', ...rest] = redact(error.message)
     .replace(/^error: /, '')
     .split('\n');
-  const suggestion = rest.join(' ').trim();
   const message = first.replace(/('--?[A-Za-z-]+)=[^']*'/, "$1'").replace(/\.$/, '');
-  return new IotdmError(
-    'usage.invalid',
-    suggestion === '' ? message : `${message} ${suggestion.charAt(0).toLowerCase()}${suggestion.slice(1)}`,
-  );
+  const suggestion = rest.join(' ').trim() || suggestedOption(message, command);
+  const text = (suggestion === '' ? message : `${message} ${suggestion}`)
+    .replace('. Allowed choices', ': allowed choices')
+    .replace('. Expected', ': expected')
+    .replace('. expected', ': expected')
+    .replace('(Did', '(did');
+  return new IotdmError('usage.invalid', text);
+}
+
+/** Commander looks only among the options that the program's own help lists. */
+function suggestedOption(message: string, command: Command): string {
+  const unknown = /^unknown option '(--[^']+)'/.exec(message)?.[1];
+  const options: string[] = [];
+  for (let at: Command | null = command; at !== null; at = at.parent) {
+    options.push(...at.options.flatMap(({ long, hidden }) => (long === undefined || hidden ? [] : [long])));
+  }
+  const found = unknown === undefined ? undefined : nearest(unknown, options);
+  return found === undefined ? '' : `(did you mean ${found}?)`;
 }
 
 /** The command that the words of a command line name, as far as they name one. */

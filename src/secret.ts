@@ -56,6 +56,8 @@ const secretPatterns: readonly [RegExp, string][] = [
   [/(shared\s*access\s*key\s*=\s*)[^;\s'"&]+/gi, `$1${shown}`],
   [/((?:primary|secondary)Key"?\s*[:=]\s*"?)[A-Za-z0-9+/=]{16,}/gi, `$1${shown}`],
   [/(\bsig=)[^&\s'"]+/gi, `$1${shown}`],
+  // A SAS key by itself: base64 of 32 or 64 bytes. Endorsement keys and registration ids have other lengths.
+  [/(?<![A-Za-z0-9+/_-])(?:[A-Za-z0-9+/_-]{43}=|[A-Za-z0-9+/_-]{86}==)(?!=)/g, shown],
   [/(\bBearer\s+)[A-Za-z0-9._~+/-]+=*/g, `$1${shown}`],
 ];
 

@@ -28,7 +28,9 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
     const service = await context.openService();
     if (context.settings.dryRun) {
       if ((await service.find(registrationId)) === undefined) {
-        throw new IotdmError('service.not-found', `${registrationId} is not enrolled at ${service.host}`);
+        throw new IotdmError('service.not-found', `${registrationId} is not enrolled at ${service.host}`, {
+          details: { registrationId },
+        });
       }
       return { registrationId, deleted: false, dryRun: true };
     }

@@ -1,5 +1,6 @@
 import type { StoredEnrollment } from '../../src/dps/enrollment.ts';
 import type { Context } from '../shared/context.ts';
+import { clean } from '../shared/enrollment-table.ts';
 import type { Verb } from '../shared/verb.ts';
 
 export const enrollmentList: Verb<[], object, void> = {
@@ -42,7 +43,7 @@ async function printLines(
         );
       const status = (provisioningStatus ?? '-').padEnd(8);
       await context.print(
-        `${registrationId.padEnd(52)}  ${status}  ${deviceId ?? '(the registration id)'}\n`,
+        clean(`${registrationId.padEnd(52)}  ${status}  ${deviceId ?? '(the registration id)'}`) + '\n',
       );
       count += 1;
     }

@@ -2,8 +2,9 @@
  * What a running command may use: settings, streams, and the TPM and the service as functions that connect when they
  * are called, so that help texts and usage errors touch nothing.
  */
-import { createReadStream } from 'node:fs';
+import { createReadStream, existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { addAbortSignal } from 'node:stream';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
@@ -73,7 +74,8 @@ export class Context {
       import('../../src/tpm/tpm.ts'),
       import('../../src/tpm/response-code.ts'),
     ]);
-    const transport = await openTransport(tcti, (this.settings.timeout ?? DEFAULT_TPM_TIMEOUT_S) * 1000);
+    const timeoutMs = (this.settings.timeout ?? DEFAULT_TPM_TIMEOUT_S) * 1000;
+    const transport = await this.#unlessInterrupted(openTransport(tcti, timeoutMs));
     this.console.detail(`TPM at ${transport.name}`);
     return new Tpm(transport, {
       auth,
@@ -129,24 +131,24 @@ export class Context {
 
   /** The bytes of a file, or of stdin for `-`. @throws IotdmError `input.unreadable` */
   async readInput(file: string, what: string, limitBytes = Number.POSITIVE_INFINITY): Promise<Buffer> {
-    if (file === '-') this.#takeStdin(what);
     const pieces: Buffer[] = [];
     let length = 0;
-    try {
-      for await (const piece of this.openInput(file)) {
-        length += piece.length;
-        if (length > limitBytes)
-          throw new IotdmError('input.invalid', `${what} is longer than ${limitBytes} bytes`);
-        pieces.push(piece);
-      }
-    } catch (error) {
-      throw readFailure(file, what, error);
+    for await (const piece of this.openInput(file, what)) {
+      length += piece.length;
+      if (length > limitBytes)
+        throw new IotdmError('input.invalid', `${what} is longer than ${limitBytes} bytes`);
+      pieces.push(piece);
     }
     return Buffer.concat(pieces);
   }
 
-  /** The same as a stream. */
-  async *openInput(file: string): AsyncIterable<Buffer> {
+  /** The same as a stream. Standard input is there for one thing only: it is taken when this is called. */
+  openInput(file: string, what = 'the input'): AsyncIterable<Buffer> {
+    if (file === '-') this.#takeStdin(what);
+    return this.#stream(file);
+  }
+
+  async *#stream(file: string): AsyncIterable<Buffer> {
     const stream = file === '-' ? this.host.stdin : createReadStream(file);
     addAbortSignal(this.host.signal, stream);
     try {
@@ -176,7 +178,11 @@ export class Context {
       return Secret.fromText(await this.console.askSecret(`Enter ${what}`, this.host.signal));
     }
     await this.#warnIfReadableByOthers(file);
-    return Secret.fromBytes(await this.readInput(file, what, SECRET_LIMIT_BYTES));
+    try {
+      return Secret.fromBytes(await this.readInput(file, what, SECRET_LIMIT_BYTES));
+    } catch (error) {
+      throw withoutName(file, what, error);
+    }
   }
 
   #takeStdin(what: string): void {
@@ -194,6 +200,24 @@ export class Context {
     );
     if ((mode & 0o077) !== 0) {
       this.console.warn(`other users of this machine can read ${file}: chmod 600 ${file}`);
+    }
+  }
+
+  /** Waits no longer than the user does. What is still under way then ends with the process. */
+  async #unlessInterrupted<T>(work: Promise<T>): Promise<T> {
+    const { signal } = this.host;
+    let leave: () => void = () => undefined;
+    const interrupted = new Promise<never>((_, reject) => {
+      leave = () => {
+        reject(new IotdmError('interrupted.signal', 'interrupted'));
+      };
+      if (signal.aborted) leave();
+      else signal.addEventListener('abort', leave);
+    });
+    try {
+      return await Promise.race([work, interrupted]);
+    } finally {
+      signal.removeEventListener('abort', leave);
     }
   }
 
@@ -241,6 +265,7 @@ export class Context {
         this.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
       },
     });
+    if (this.host.signal.aborted) service.close();
     this.host.signal.addEventListener('abort', () => {
       service.close();
     });
@@ -273,15 +298,31 @@ function shownFileName(file: string): string {
   return file.length > 255 ? `${file.slice(0, 20)}…` : file;
 }
 
+/**
+ * Where a file's name is expected people give the secret itself, and then there is no such file. A name is repeated
+ * only where it cannot be taken for a secret: with an extension, or in a directory that is there.
+ */
+function withoutName(file: string, what: string, error: unknown): unknown {
+  if (!(error instanceof IotdmError) || error.code !== 'input.unreadable') return error;
+  const isInDirectory = dirname(file) !== '.' && existsSync(dirname(file));
+  if (isInDirectory || /^[\w-]{1,40}\.[a-z]{2,4}$/i.test(file)) return error;
+  const cause = systemErrorCode(error.cause);
+  const reason = reasons[cause ?? ''] ?? cause ?? 'unknown error';
+  return new IotdmError(error.code, `cannot read the file that was given for ${what}: ${reason}`);
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file',
+  ENOTDIR: 'there is no such file',
+  EACCES: 'permission denied',
+  EISDIR: 'it is a directory',
+};
+
 export function readFailure(file: string, what: string, cause: unknown): unknown {
   const code = systemErrorCode(cause);
   if (cause instanceof IotdmError || code === undefined) return cause;
+  if (code === 'ABORT_ERR') return new IotdmError('interrupted.signal', 'interrupted', { cause });
   const name = file === '-' ? 'standard input' : shownFileName(file);
-  const reasons: Readonly<Record<string, string>> = {
-    ENOENT: 'there is no such file',
-    EACCES: 'permission denied',
-    EISDIR: 'it is a directory',
-  };
   const subject = what === file ? name : `${what} from ${name}`;
   return new IotdmError('input.unreadable', `cannot read ${subject}: ${reasons[code] ?? code}`, { cause });
 }

@@ -79,7 +79,7 @@ async function spoolStdin(context: Context): Promise<string> {
   const path = join(folder, 'input');
   const file = await open(path, 'wx', 0o600);
   try {
-    for await (const piece of context.openInput('-')) await file.write(piece);
+    for await (const piece of context.openInput('-', 'the enrollments')) await file.write(piece);
   } finally {
     await file.close();
   }

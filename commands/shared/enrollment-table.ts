@@ -31,6 +31,6 @@ export function enrollmentTable(enrollment: StoredEnrollment): string {
 }
 
 /** What a service answers goes to a terminal: control characters do not. */
-function clean(text: string): string {
+export function clean(text: string): string {
   return text.replace(/\p{Cc}/gu, '\uFFFD');
 }

@@ -25,6 +25,18 @@ export interface Failure {
   readonly stack: string | undefined;
 }
 
+function redactAll(details: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(Object.entries(details).map(([key, value]) => [key, redactValue(value)]));
+}
+
+function redactValue(value: unknown): unknown {
+  if (typeof value === 'string') return redact(value);
+  if (Array.isArray(value)) return value.map(redactValue);
+  return typeof value === 'object' && value !== null
+    ? redactAll(value as Readonly<Record<string, unknown>>)
+    : value;
+}
+
 /** Turns anything that was thrown into what is shown. */
 export function toFailure(error: unknown, command: string): Failure {
   const known =
@@ -40,7 +52,7 @@ export function toFailure(error: unknown, command: string): Failure {
     code: known.code,
     message: redact(known.message),
     hint: fixText(hint, { command, details: known.details ?? {} }),
-    details: known.details,
+    details: known.details === undefined ? undefined : redactAll(known.details),
     exitCode: exitCodeOf(known.code),
     stack: stack === undefined ? undefined : redact(stack),
   };

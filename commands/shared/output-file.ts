@@ -26,7 +26,12 @@ export async function writeOutputFile(
     } finally {
       await file.close();
     }
-    if (overwrite) await rename(target, path);
+    if (overwrite) {
+      await rename(target, path).catch(async (error: unknown) => {
+        await rm(target, { force: true });
+        throw error;
+      });
+    }
   } catch (cause) {
     throw outputFailure(path, cause);
   }

@@ -37,8 +37,19 @@ interface SharedOption {
   readonly description: string;
   /** Environment variables, first one first. */
   readonly environment: readonly string[];
+  /** The environment variable that holds the secret itself, in place of the file that this option names. */
+  readonly secret?: string;
   readonly type: 'text' | 'seconds' | 'switch' | 'count' | 'negated';
 }
+
+/** Environment variables that hold a secret itself, and so have no flag. */
+export const secretVariables = {
+  connectionString: 'IOTDM_CONNECTION_STRING',
+  dpsConnectionString: 'IOTDM_DPS_CONNECTION_STRING',
+  ownerAuth: 'IOTDM_OWNER_AUTH',
+  endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
+  lockoutAuth: 'IOTDM_LOCKOUT_AUTH',
+} as const;
 
 const sharedOptions: readonly SharedOption[] = [
   {
@@ -57,6 +68,7 @@ const sharedOptions: readonly SharedOption[] = [
     flags: '--owner-auth-file <file>',
     description: "the owner hierarchy's authorization value, where one is set (- reads stdin)",
     environment: [],
+    secret: secretVariables.ownerAuth,
     type: 'text',
   },
   {
@@ -65,6 +77,7 @@ const sharedOptions: readonly SharedOption[] = [
     flags: '--endorsement-auth-file <file>',
     description: "the endorsement hierarchy's authorization value, where one is set (- reads stdin)",
     environment: [],
+    secret: secretVariables.endorsementAuth,
     type: 'text',
   },
   {
@@ -73,6 +86,7 @@ const sharedOptions: readonly SharedOption[] = [
     flags: '--lockout-auth-file <file>',
     description: 'the lockout authorization value, where one is set (- reads stdin)',
     environment: [],
+    secret: secretVariables.lockoutAuth,
     type: 'text',
   },
   {
@@ -89,6 +103,7 @@ const sharedOptions: readonly SharedOption[] = [
     flags: '--dps-connection-string-file <file>',
     description: "the service's connection string (- reads stdin)",
     environment: [],
+    secret: secretVariables.dpsConnectionString,
     type: 'text',
   },
   {
@@ -165,23 +180,15 @@ const sharedOptions: readonly SharedOption[] = [
   },
 ];
 
-/** Environment variables that hold a secret itself, and so have no flag. */
-export const secretVariables = {
-  connectionString: 'IOTDM_CONNECTION_STRING',
-  dpsConnectionString: 'IOTDM_DPS_CONNECTION_STRING',
-  ownerAuth: 'IOTDM_OWNER_AUTH',
-  endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
-  lockoutAuth: 'IOTDM_LOCKOUT_AUTH',
-} as const;
-
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 const DEFAULT_CONFIG_FILE = 'iotdm.config.json';
 
 /** Adds the shared options to the program, where commander takes them before and after the command's name. */
 export function declareSharedOptions(program: Command): void {
-  for (const { flags, description, environment, type } of sharedOptions) {
-    const inEnvironment = environment.length === 0 ? '' : ` [${environment.join(', ')}]`;
+  for (const { flags, description, environment, secret, type } of sharedOptions) {
+    const variables = secret === undefined ? environment : [secret];
+    const inEnvironment = variables.length === 0 ? '' : ` [${variables.join(', ')}]`;
     const option = new Option(flags, description + inEnvironment);
     if (type === 'count') option.argParser((_: string, before: unknown) => Number(before ?? 0) + 1);
     program.addOption(option);
@@ -211,7 +218,8 @@ export function resolveSettings(
     if (flag !== undefined) return flag;
     const variable = option?.environment.find((name) => (environment[name] ?? '') !== '');
     if (variable !== undefined) return fromEnvironment(option, variable, environment[variable] ?? '');
-    return file.get(key);
+    const isSecretGiven = option?.secret !== undefined && (environment[option.secret] ?? '') !== '';
+    return isSecretGiven ? undefined : file.get(key);
   };
   const text = (key: keyof Settings): string | undefined => found(key) as string | undefined;
   const timeout = found('timeout');

@@ -14,8 +14,9 @@ export const slotSignVerb: Verb<[string, string], object, { readonly hmac: strin
   settings: ['tpm', 'timeout'],
   async run(context, [slot, file]) {
     const number = parseSlotNumber(slot);
+    const data = context.openInput(file, 'what is to be signed');
     const tpm = await context.openTpm();
-    const hmac = await slotSign(tpm, number, context.openInput(file));
+    const hmac = await slotSign(tpm, number, data);
     return { hmac: hmac.toString('base64') };
   },
   describe: ({ hmac }) => `${hmac}\n`,

@@ -7,6 +7,7 @@ import {
   linkSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -167,21 +168,50 @@ function livingHolder(text: string): number | undefined {
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return true;
   } catch (error) {
     return systemErrorCode(error) === 'EPERM';
+  }
+  // A process that has ended and that nobody has asked about yet, as under a PID 1 that does not.
+  const state = statOf(pid)?.[0];
+  return state !== 'Z' && state !== 'X';
+}
+
+/** The fields of /proc/PID/stat from the third on, the state; undefined where the system has none (proc(5)). */
+function statOf(pid: number): readonly string[] | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The second field is a command's name in parentheses, which may hold spaces.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  } catch {
+    return undefined;
   }
 }
 
 /** When a process was started, in ticks since boot, and in which boot; null where the system does not say (proc(5)). */
 function startOf(pid: number): string | null {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-    // The second field is a command's name in parentheses, which may hold spaces; the start time is the 22nd.
-    const ticks = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    // The 22nd field of all.
+    const ticks = statOf(pid)?.[19];
     return ticks === undefined ? null : `${boot}:${ticks}`;
   } catch {
     return null;
+  }
+}
+
+/** Files of ours in the directory that are no state: what a process that was killed while it wrote has left. */
+export function removeDrafts(dir: string, names: readonly string[]): void {
+  let entries: string[];
+  try {
+    entries = readdirSync(dir);
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENOENT') return;
+    throw error;
+  }
+  const uuid = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+  for (const entry of entries) {
+    const name = names.find((candidate) => entry.startsWith(`.${candidate}.`));
+    if (name !== undefined && uuid.test(entry.slice(name.length + 2)))
+      rmSync(join(dir, entry), { force: true });
   }
 }

@@ -3,8 +3,8 @@
 import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { IotdmError } from '../errors.ts';
-import { holderOf, readState } from './state-directory.ts';
+import { IotdmError, systemErrorCode } from '../errors.ts';
+import { holderOf, readState, removeDrafts } from './state-directory.ts';
 
 /** Parts that are absent, as all are while it does not run, are null. */
 export interface EmulatorStatus {
@@ -21,6 +21,16 @@ export interface EmulatorStatus {
   readonly dir: string;
   readonly pid: number | null;
 }
+
+/** Those that are replaced as a whole. */
+const stateFiles = [
+  'ca.pem',
+  'ca-key.pem',
+  'server.pem',
+  'server-key.pem',
+  'service-connection-string',
+  'emulator.json',
+];
 
 const STOP_TIMEOUT_MS = 10_000;
 const POLL_MS = 20;
@@ -47,7 +57,7 @@ export async function stopEmulator(directory: string, { wipe = false } = {}): Pr
   const dir = resolve(directory);
   const pid = holderOf(dir);
   if (pid !== undefined) {
-    process.kill(pid, 'SIGTERM');
+    askToEnd(pid);
     const deadline = Date.now() + STOP_TIMEOUT_MS;
     while (holderOf(dir) === pid) {
       if (Date.now() > deadline) {
@@ -57,10 +67,20 @@ export async function stopEmulator(directory: string, { wipe = false } = {}): Pr
     }
   }
   if (wipe) {
-    const files = ['ca.pem', 'ca-key.pem', 'server.pem', 'server-key.pem', 'service-connection-string'];
-    for (const file of [...files, 'emulator.json', 'enrollments.ndjson', 'lock', 'log']) {
+    for (const file of [...stateFiles, 'enrollments.ndjson', 'enrollments.ndjson.new', 'lock', 'log']) {
       await rm(join(dir, file), { force: true });
     }
+    removeDrafts(dir, [...stateFiles, 'lock']);
   }
   return pid !== undefined;
+}
+
+function askToEnd(pid: number): void {
+  try {
+    process.kill(pid, 'SIGTERM');
+  } catch (cause) {
+    // It has ended by itself meanwhile.
+    if (systemErrorCode(cause) === 'ESRCH') return;
+    throw new IotdmError('input.locked', `the emulator (process ${pid}) belongs to another user`, { cause });
+  }
 }

@@ -1,5 +1,5 @@
 /** Which of the three row formats a file is in, by its content and, where that leaves a doubt, by its name. */
-import { peek } from './text-source.ts';
+import { peek, readable } from './text-source.ts';
 
 export type RowFormat = 'csv' | 'ndjson' | 'json';
 
@@ -8,12 +8,12 @@ export const rowFormats: readonly RowFormat[] = ['csv', 'ndjson', 'json'];
 /** How much of a file is looked at: more than the first line of any manifest. */
 const HEAD_BYTES = 64 * 1024;
 
-/** The format of a source, and the source again from its first byte. */
+/** The format of a source, and the source again from its first byte. @throws IotdmError `input.unreadable` */
 export async function detectRowFormat(
   source: AsyncIterable<Buffer>,
   name: string,
 ): Promise<{ format: RowFormat; whole: AsyncIterable<Buffer> }> {
-  const { head, whole } = await peek(source, HEAD_BYTES);
+  const { head, whole } = await peek(readable(source, name), HEAD_BYTES);
   return { format: rowFormatOf(name, head), whole };
 }
 

@@ -149,7 +149,8 @@ export function readFailure(name: string, cause: unknown): unknown {
   return new IotdmError('input.unreadable', `${name} cannot be read: ${unreadable[code] ?? code}`, { cause });
 }
 
-async function* readable(source: AsyncIterable<Buffer>, name: string): AsyncGenerator<Buffer, void> {
+/** The same bytes; what goes wrong with a file is `input.unreadable`. */
+export async function* readable(source: AsyncIterable<Buffer>, name: string): AsyncGenerator<Buffer, void> {
   try {
     yield* source;
   } catch (error) {

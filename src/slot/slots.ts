@@ -390,14 +390,17 @@ async function signing<W, T>(tpm: SlotTpm<W>, slot: number, sign: () => Promise<
   }
 }
 
-function notReady(slot: number, { state, remark }: SlotView): IotdmError {
+function notReady(slot: number, { state, remark, uri, keyName }: SlotView): IotdmError {
+  const details = { slot, state, uri, keyName };
   switch (state) {
     case 'empty':
-      return new IotdmError('tpm.slot-empty', `slot ${slot} is empty`);
+      return new IotdmError('tpm.slot-empty', `slot ${slot} is empty`, { details });
     case 'foreign':
-      return new IotdmError('tpm.slot-foreign', `slot ${slot} is foreign: ${remark ?? ''}`);
+      return new IotdmError('tpm.slot-foreign', `slot ${slot} is foreign: ${remark ?? ''}`, { details });
     case 'incomplete':
     case 'ready':
-      return new IotdmError('tpm.slot-incomplete', `slot ${slot} is incomplete: ${remark ?? ''}`);
+      return new IotdmError('tpm.slot-incomplete', `slot ${slot} is incomplete: ${remark ?? ''}`, {
+        details,
+      });
   }
 }

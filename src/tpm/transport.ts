@@ -13,6 +13,8 @@ export interface TpmTransport {
    * @throws IotdmError `tpm-unavailable.*`
    */
   send(command: Buffer): Promise<Buffer>;
+  /** Ends the command under way, and the transport, with this error. Absent where a command cannot be called back. */
+  abandon?(error: IotdmError): void;
   /** Releases the connection; sends nothing to the TPM. */
   close(): Promise<void>;
 }

@@ -104,7 +104,10 @@ export interface HierarchyAuth {
 export interface TpmOptions {
   readonly auth?: HierarchyAuth;
   readonly onCommand?: (trace: TpmCommandTrace) => void;
-  /** Aborted: no new work is begun, what was loaded is still flushed. */
+  /**
+   * Aborted: no new work is begun, what was loaded is still flushed, and a change that has begun is finished. A TPM
+   * that stays silent is given up soon after.
+   */
   readonly signal?: AbortSignal;
   /** Waits between retries; a test gives one that does not wait. */
   readonly delay?: (milliseconds: number) => Promise<void>;
@@ -154,6 +157,18 @@ const NONCE_BYTES = 16;
 /** TPM_PT_NV_BUFFER_MAX is at least this on every chip that follows the PC Client profile. */
 const SAFE_NV_BYTES = 512;
 
+/** How long a TPM may take to end the command under way once the user wants to leave; a key on a chip takes longer. */
+const INTERRUPTION_GRACE_MS = 1500;
+
+/** The commands that change what stays in the TPM. */
+const changingCommands: ReadonlySet<string> = new Set([
+  'Clear',
+  'EvictControl',
+  'NV_DefineSpace',
+  'NV_UndefineSpace',
+  'NV_Write',
+]);
+
 /** tss.js keeps unmarshalling faults to itself, in a timer callback; this subclass brings them back to the caller. */
 class GuardedTpm extends Tpm {
   onFault: (error: unknown) => void = () => undefined;
@@ -194,6 +209,8 @@ export class TpmCommands {
   readonly #tpm: GuardedTpm;
   readonly #sent: string[] = [];
   #lastCode = 0;
+  /** Something in the TPM has been changed: what belongs to that is finished, whoever interrupts it. */
+  #changing = false;
 
   constructor(transport: TpmTransport, options: TpmOptions = {}) {
     this.#transport = transport;
@@ -702,9 +719,10 @@ export class TpmCommands {
     read?: (result: T) => R,
     { evenWhenAborted = false } = {},
   ): Promise<R> {
-    if (this.#options.signal?.aborted === true && !evenWhenAborted) {
+    if (this.#options.signal?.aborted === true && !evenWhenAborted && !this.#changing) {
       throw new IotdmError('interrupted.signal', 'interrupted');
     }
+    this.#changing ||= changingCommands.has(command);
     this.#sent.push(command);
     this.#lastCode = 0;
     const result = await new Promise<T>((resolve, reject) => {
@@ -730,12 +748,31 @@ export class TpmCommands {
     }
   }
 
+  async #sendUnlessAbandoned(command: Buffer): Promise<Buffer> {
+    const { signal } = this.#options;
+    let timer: NodeJS.Timeout | undefined;
+    const give = (): void => {
+      timer = setTimeout(() => {
+        const error = new IotdmError('interrupted.signal', `interrupted while ${this.name} did not answer`);
+        this.#transport.abandon?.(error);
+      }, INTERRUPTION_GRACE_MS);
+    };
+    if (signal?.aborted === true) give();
+    else signal?.addEventListener('abort', give);
+    try {
+      return await this.#transport.send(command);
+    } finally {
+      signal?.removeEventListener('abort', give);
+      clearTimeout(timer);
+    }
+  }
+
   /** Sends the bytes, again and again while the TPM asks for that, and notes the response code as it came. */
   async #exchange(command: Buffer): Promise<Buffer> {
     const delay = this.#options.delay ?? sleep;
     for (let attempt = 0; ; attempt += 1) {
       const started = performance.now();
-      const response = await this.#transport.send(command);
+      const response = await this.#sendUnlessAbandoned(command);
       const responseCode = response.readUInt32BE(6);
       this.#options.onCommand?.({
         command: this.#sent.at(-1) ?? 'unknown',

@@ -1,8 +1,11 @@
 /** Real parts for tests: a software TPM, tpm2-tools beside it, and the built iotdm in a child process. */
 import { execFileSync, spawn } from 'node:child_process';
+import { EventEmitter, once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Writable } from 'node:stream';
+import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openTransport } from '../../src/tpm/open.ts';
 import { startSimulator, stopSimulator } from '../../src/tpm/simulator.ts';
@@ -14,6 +17,19 @@ import type { TpmOptions } from '../../src/tpm/tss.ts';
 /** A test, or a suite's `after`. */
 export interface Lifetime {
   after(cleanUp: () => Promise<void> | void): void;
+}
+
+/** The lifetime of a whole test file, for parts that its tests share: what `before` starts, `after` ends. */
+export function lifetimeOfFile(): Lifetime {
+  const cleanUps: (() => Promise<void> | void)[] = [];
+  after(async () => {
+    for (const cleanUp of cleanUps.reverse()) await cleanUp();
+  });
+  return {
+    after: (cleanUp) => {
+      cleanUps.push(cleanUp);
+    },
+  };
 }
 
 const COMMAND_TIMEOUT_MS = 20_000;
@@ -70,34 +86,113 @@ export async function softwareTpm(lifetime: Lifetime, { blank = false } = {}): P
   };
 }
 
+export interface EmulatedService {
+  /** `127.0.0.1:PORT`. */
+  readonly host: string;
+  readonly dir: string;
+  readonly connectionStringFile: string;
+  readonly ca: string;
+  /** The shared options that lead a command to it. */
+  readonly options: readonly string[];
+  /** `METHOD PATH` of every request answered so far. */
+  readonly requests: readonly string[];
+}
+
+/** A fresh provisioning service on loopback. It lives in this process: nothing may block while it is in use. */
+export async function emulator(lifetime: Lifetime): Promise<EmulatedService> {
+  const dir = await mkdtemp(join(tmpdir(), 'iotdm-dps-'));
+  // Loaded on demand: most tests need no service, and its certificates come with a large library.
+  const { startEmulator } = await import('../../src/emulator/emulator.ts');
+  const requests: string[] = [];
+  const running = await startEmulator({
+    dir,
+    onRequest: ({ method, path }) => {
+      requests.push(`${method} ${path}`);
+    },
+  });
+  lifetime.after(async () => {
+    await running.close();
+    await rm(dir, { recursive: true, force: true });
+  });
+  const { host, connectionStringFile, ca } = running.info;
+  const options = ['--dps-connection-string-file', connectionStringFile, '--ca', ca];
+  return { host, dir, connectionStringFile, ca, options, requests };
+}
+
 export interface Outcome {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-const executable = fileURLToPath(new URL('../../dist/iotdm.js', import.meta.url));
+export interface RunOptions {
+  readonly env?: Readonly<Record<string, string>>;
+  /** All of standard input; null leaves it open. */
+  readonly stdin?: string | Buffer | null;
+  readonly cwd?: string;
+  /** Arguments for Node.js itself. */
+  readonly nodeArgs?: readonly string[];
+}
+
+export interface RunningIotdm {
+  readonly pid: number;
+  readonly stdin: Writable;
+  /** Settles when it has ended; its code is -1 when a signal ended it. */
+  readonly outcome: Promise<Outcome>;
+  /** Resolves once its standard error holds the text. */
+  says(text: string): Promise<void>;
+  kill(signal: NodeJS.Signals): void;
+}
+
+export const executable = fileURLToPath(new URL('../../dist/iotdm.js', import.meta.url));
+
+/** A command that has not ended by then hangs. */
+const HANG_MS = 30_000;
 
 /** Runs the built iotdm as a user would. */
-export function iotdm(
-  args: readonly string[],
-  options: { env?: Record<string, string>; stdin?: string | Buffer; cwd?: string } = {},
-): Promise<Outcome> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [executable, ...args], {
-      env: { ...process.env, ...options.env },
-      cwd: options.cwd ?? tmpdir(),
-      stdio: ['pipe', 'pipe', 'pipe'],
-    });
-    let stdout = '';
-    let stderr = '';
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    child.stdin.on('error', () => undefined);
-    child.stdin.end(options.stdin ?? '');
+export function iotdm(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  return startIotdm(args, options).outcome;
+}
+
+/** The same for a test that deals with it while it runs. */
+export function startIotdm(args: readonly string[], options: RunOptions = {}): RunningIotdm {
+  const child = spawn(process.execPath, [...(options.nodeArgs ?? []), executable, ...args], {
+    env: { ...process.env, ...options.env },
+    cwd: options.cwd ?? tmpdir(),
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  let stdout = '';
+  let stderr = '';
+  const heard = new EventEmitter();
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+    heard.emit('more');
+  });
+  child.stdin.on('error', () => undefined);
+  if (options.stdin !== null) child.stdin.end(options.stdin ?? '');
+  const outcome = new Promise<Outcome>((resolve, reject) => {
+    const hanging = setTimeout(() => {
+      child.kill('SIGKILL');
+      reject(new Error(`iotdm ${args.join(' ')} hangs; it said: ${stderr}`));
+    }, HANG_MS);
     child.on('error', reject);
     child.on('close', (code) => {
+      clearTimeout(hanging);
+      heard.emit('more');
       resolve({ code: code ?? -1, stdout, stderr });
     });
   });
+  return {
+    pid: child.pid ?? 0,
+    stdin: child.stdin,
+    outcome,
+    says: async (text) => {
+      while (!stderr.includes(text)) {
+        if (child.exitCode !== null) throw new Error(`iotdm has ended without saying "${text}": ${stderr}`);
+        await once(heard, 'more');
+      }
+    },
+    kill: (signal) => child.kill(signal),
+  };
 }

@@ -59,6 +59,9 @@ export function openCommandTransport(commandLine: string, timeoutMs: number): Pr
         throw error;
       }
     },
+    abandon: (error) => {
+      exchange.fail(error);
+    },
     close: async () => {
       child.stdin.end();
       const timer = setTimeout(() => {

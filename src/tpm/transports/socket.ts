@@ -56,6 +56,9 @@ export async function openSocketTransport(
         throw error;
       }
     },
+    abandon: (error) => {
+      exchange.fail(error);
+    },
     close: () =>
       new Promise((resolve) => {
         if (socket.destroyed) {
