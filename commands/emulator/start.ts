@@ -30,7 +30,7 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
     'iotdm enrollment list --dps-connection-string-file .iotdm/emulator/service-connection-string',
   ],
   seeAlso: ['iotdm emulator stop', 'iotdm enrollment create', 'iotdm simulator start'],
-  settings: [],
+  settings: ['dry-run'],
   options: [
     emulatorDirOption(),
     new Option('--port <port>', 'TCP port (default: the same as last time, or any free one)').argParser(
@@ -46,8 +46,13 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   async run(context, _args, { dir: given, port, foreground = false }) {
     const dir = resolve(given);
     if (context.settings.json) context.console.warn(notice);
-    if (foreground) return serve(context, dir, port);
     const { emulatorStatus } = await import('../../src/emulator/status.ts');
+    if (context.settings.dryRun) {
+      const before = emulatorStatus(dir);
+      if (!before.running) context.console.note(`would start an emulator in ${dir}`);
+      return before;
+    }
+    if (foreground) return serve(context, dir, port);
     const before = emulatorStatus(dir);
     if (before.running) return before;
     const progress = await context.console.progress('Starting the emulator');

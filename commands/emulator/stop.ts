@@ -9,11 +9,12 @@ export interface EmulatorStopOptions {
 }
 
 export interface EmulatorStopResult {
-  readonly running: false;
+  readonly running: boolean;
   /** Whether there was one to stop. */
   readonly stopped: boolean;
   readonly wiped: boolean;
   readonly dir: string;
+  readonly dryRun?: true;
 }
 
 export const emulatorStop: Verb<[], EmulatorStopOptions, EmulatorStopResult> = {
@@ -22,17 +23,26 @@ export const emulatorStop: Verb<[], EmulatorStopOptions, EmulatorStopResult> = {
   description: 'Ends the emulator. Its enrollments and keys stay, unless --wipe is given.',
   examples: ['iotdm emulator stop', 'iotdm emulator stop --wipe'],
   seeAlso: ['iotdm emulator start'],
-  settings: [],
+  settings: ['dry-run'],
   options: [
     emulatorDirOption(),
     new Option('--wipe', 'forget this service: delete its enrollments and keys'),
   ],
-  async run(_context, _args, { dir: given, wipe = false }) {
+  async run(context, _args, { dir: given, wipe = false }) {
     const dir = resolve(given);
-    const { stopEmulator } = await import('../../src/emulator/status.ts');
+    const { emulatorStatus, stopEmulator } = await import('../../src/emulator/status.ts');
+    if (context.settings.dryRun) {
+      const { running } = emulatorStatus(dir);
+      return { running, stopped: false, wiped: false, dir, dryRun: true };
+    }
     const stopped = await stopEmulator(dir, { wipe });
     return { running: false, stopped, wiped: wipe, dir };
   },
-  describe: ({ stopped, wiped }) =>
-    `${stopped ? 'The emulator has ended' : 'No emulator was running'}${wiped ? '; its state is deleted' : ''}.\n`,
+  describe: ({ running, stopped, wiped, dryRun }, _context, { wipe = false }) => {
+    if (dryRun === true) {
+      const what = running ? 'Would end the emulator' : 'No emulator runs';
+      return `${what}${wipe ? '; would delete its state' : ''}.\n`;
+    }
+    return `${stopped ? 'The emulator has ended' : 'No emulator was running'}${wiped ? '; its state is deleted' : ''}.\n`;
+  },
 };

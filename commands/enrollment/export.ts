@@ -31,6 +31,7 @@ export interface EnrollmentExportResult {
   readonly out: string;
   /** Files written. */
   readonly files: number;
+  readonly dryRun?: true;
 }
 
 export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, EnrollmentExportResult | undefined> =
@@ -49,7 +50,7 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
       'iotdm enrollment export shift.ndjson --format az --out enroll.sh',
     ],
     seeAlso: ['iotdm harvest', 'iotdm enrollment import'],
-    settings: [],
+    settings: ['dry-run'],
     options: [
       new Option('--format <format>', 'what to write').choices([...exportFormats]).makeOptionMandatory(),
       new Option('--out <path>', 'file to write, or directory for dps-bulk (default: stdout)'),
@@ -67,6 +68,7 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
           for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
           return undefined;
         }
+        if (context.settings.dryRun) return { total, format, out, files: 0, dryRun: true };
         if (format !== 'dps-bulk') {
           await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
           return { total, format, out, files: 1 };
@@ -77,7 +79,9 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
     describe: (result) =>
       result === undefined
         ? ''
-        : `Wrote ${count(result.total, 'enrollment')} to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
+        : result.dryRun === true
+          ? `Would write ${count(result.total, 'enrollment')} to ${result.out}.\n`
+          : `Wrote ${count(result.total, 'enrollment')} to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
   };
 
 async function writeBodies(

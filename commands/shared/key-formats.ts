@@ -39,6 +39,10 @@ export async function deliverKey(
   contents: KeyContents,
 ): Promise<void> {
   const content = render(context.settings.json ? 'json' : options.format, contents);
+  if (options.out !== undefined && context.settings.dryRun) {
+    context.console.note(`would write ${options.out}`);
+    return;
+  }
   if (options.out !== undefined) {
     await writeOutputFile(options.out, content, { overwrite: options.overwrite ?? false });
     context.console.note(`wrote ${options.out}`);

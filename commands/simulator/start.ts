@@ -29,7 +29,7 @@ export const simulatorStart: Verb<[], SimulatorStartOptions, SimulatorStatus> = 
     'iotdm simulator start --dir /tmp/empty-chip --blank',
   ],
   seeAlso: ['iotdm simulator stop', 'iotdm ek read', 'iotdm emulator start'],
-  settings: [],
+  settings: ['dry-run'],
   options: [
     simulatorDirOption(),
     new Option(
@@ -47,6 +47,11 @@ export const simulatorStart: Verb<[], SimulatorStartOptions, SimulatorStatus> = 
   async run(context, _args, { dir, port, blank = false, foreground = false }) {
     if (context.settings.json) context.console.warn(simulatorNotice);
     const { startSimulator, simulatorStatus, stopSimulator } = await import('../../src/tpm/simulator.ts');
+    if (context.settings.dryRun) {
+      const before = await simulatorStatus(dir);
+      if (!before.running) context.console.note(`would start a software TPM in ${before.dir}`);
+      return before;
+    }
     const progress = await context.console.progress('Starting swtpm');
     const { manufactured, withoutCertificate, ...status } = await startSimulator({
       dir,

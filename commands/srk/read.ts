@@ -11,7 +11,7 @@ export const srkRead: Verb<[], KeyOutputOptions, void> = {
     'Changes nothing in the TPM: where no SRK stands at 0x81000001, it is derived, read and flushed.',
   examples: ['iotdm srk read', 'iotdm srk read --json', 'iotdm srk read --format tpm2b --out srk.pub'],
   seeAlso: ['iotdm ek read', 'iotdm slot list'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'dry-run'],
   options: keyOutputOptions(),
   async run(context, _args, options) {
     const tpm = await context.openTpm();

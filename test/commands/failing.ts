@@ -23,15 +23,9 @@ interface ErrorDocument {
   };
 }
 
-/** The command twice, as text and with `--json`; `again` puts things back in between where the first run changed them. */
-export async function failing(
-  args: readonly string[],
-  options: RunOptions = {},
-  again: () => Promise<void> = () => Promise.resolve(),
-): Promise<ShownFailure> {
-  const text = await iotdm(args, options);
-  await again();
-  const json = await iotdm([...args, '--json'], options);
+/** The command twice, as text and with `--json`. */
+export async function failing(args: readonly string[], options: RunOptions = {}): Promise<ShownFailure> {
+  const [text, json] = await Promise.all([iotdm(args, options), iotdm([...args, '--json'], options)]);
   const shown = shownFailure(json);
   assert.equal(text.code, json.code, 'both forms have one exit code');
   assert.equal(text.stdout, '', 'a failure prints no result');
