@@ -18,7 +18,6 @@ const vendors = {
   'csv-parse': 'csv-parse is imported by src/records/csv.ts only',
   'proper-lockfile': 'proper-lockfile is imported by src/records/file-lock.ts only',
   '@peculiar/x509': 'imported by src/x509.ts only: everybody else calls its loadX509',
-  '@peculiar/x509': 'imported by src/emulator/tls.ts only',
   qrcode: 'qrcode is imported by commands/shared/qr-code.ts only: it is presentation',
   chalk: 'chalk is imported by commands/shared/console.ts only: src has no terminal',
   ora: 'ora is imported by commands/shared/console.ts only: src has no terminal',
