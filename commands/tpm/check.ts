@@ -135,6 +135,7 @@ const hints: Readonly<Record<Exclude<Finding, 'auth-not-given' | 'auth-not-set'>
     'if nothing uses it, remove it with: tpm2_evictcontrol -C o -c 0x81000001; iotdm slot write makes the right one',
   'srk-unusual':
     'if nothing uses it, remove it with: tpm2_evictcontrol -C o -c 0x81000001; iotdm slot write makes the usual one',
+  'round-trip-failed': 'do not ship this device: what answers as its TPM does not hold the key it shows',
   'slot-0-foreign':
     "Azure's SDKs use slot 0: if nothing needs what stands there, empty it with: iotdm slot clear 0 --force",
   'slots-to-mend':

@@ -104,8 +104,16 @@ async function isForDerivedKey(certificate: Buffer | null, check: EndorsementChe
   }
 }
 
-/** The round trip by which DPS will know this TPM: a secret encrypted to the EK and bound to the SRK comes back. */
-async function provesPossession(tpm: Tpm, { modulus }: PrimaryKey, ekHandle: number): Promise<boolean> {
+/**
+ * The round trip by which DPS will know this TPM: a secret encrypted to the EK and bound to the SRK comes back. Five TPM
+ * commands with an SRK in place, two more where it is derived.
+ * @param ekHandle where the EK stands or is loaded
+ */
+export async function provesPossession(
+  tpm: Tpm,
+  { modulus }: PrimaryKey,
+  ekHandle: number,
+): Promise<boolean> {
   return tpm.withStorageRootKey(async ({ name }, srkHandle) => {
     const secret = randomBytes(SECRET_BYTES);
     const credential = makeCredential(rsaKeyObject(modulus), name, secret);

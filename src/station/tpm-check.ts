@@ -13,6 +13,7 @@ import { EkDerivation, findEkOrigin, type DerivedKey } from '../tpm/ek-origin.ts
 import { endorsementKeyProblem } from '../tpm/endorsement-key.ts';
 import { EK_HANDLE, SRK_HANDLE, type Tpm } from '../tpm/tpm.ts';
 import { Algorithm, ObjectAttributes, srkPublicPrefix, srkTemplate, type PublicObject } from '../tpm/tss.ts';
+import { provesPossession } from './endorsement.ts';
 
 /** In the order in which they are made and shown. */
 export const checkIds = [
@@ -33,6 +34,7 @@ export const checkIds = [
   'ek-certificate',
   'ek-origin',
   'srk',
+  'ek-round-trip',
   'slots',
   'room',
 ] as const;
@@ -63,6 +65,7 @@ export const findings = [
   'srk-absent',
   'srk-unsuitable',
   'srk-unusual',
+  'round-trip-failed',
   'slot-0-foreign',
   'slots-to-mend',
   'no-room',
@@ -108,8 +111,8 @@ const failed = (error: IotdmError): Verdict => ({
 });
 
 /**
- * About 15 TPM commands for a healthy TPM whose certificate names its EK, plus three for each slot in use; two or four
- * more where keys have to be derived to tell.
+ * About 20 TPM commands for a healthy TPM whose certificate names its EK, plus three for each slot in use; two more for
+ * each key that has to be derived.
  * @param open connects to the TPM
  * @throws IotdmError `usage.*`, `interrupted.*`; everything else is in the report
  */
@@ -190,6 +193,8 @@ interface Scene {
   ekAbsent: boolean;
   srkAbsent: boolean;
   certificate: StoredCertificate | undefined;
+  /** Made early where the EK had to be derived: that takes a chip seconds, and is not done twice. */
+  roundTrip: Verdict | undefined;
   /** A key stands in slot 0: writing the slot again takes no more room. */
   slot0HasKey: boolean;
 }
@@ -207,6 +212,7 @@ async function inspect(tpm: Tpm, capabilities: TpmCapabilities, made: Map<CheckI
     ekAbsent: false,
     srkAbsent: false,
     certificate: undefined,
+    roundTrip: undefined,
     slot0HasKey: false,
   };
   for (const [id, check] of inspections) {
@@ -239,6 +245,7 @@ const inspections: readonly (readonly [CheckId, (scene: Scene) => Verdict | Prom
   ['ek-certificate', checkCertificate],
   ['ek-origin', checkOrigin],
   ['srk', checkSrk],
+  ['ek-round-trip', checkRoundTrip],
   ['slots', checkSlots],
   ['room', checkRoom],
 ];
@@ -348,7 +355,7 @@ async function checkEk(scene: Scene): Promise<Verdict> {
     scene.ekAbsent = true;
     const absent = `nothing stands at ${hex32(EK_HANDLE)}`;
     // What a device would register with: that it can be derived is what counts.
-    if (scene.canDerive) scene.ek = await scene.derivation.manufacturer();
+    if (scene.canDerive) await deriveAndProve(scene);
     return warn('ek-absent', scene.canDerive ? `${absent}; template L-1 gives a key` : absent);
   }
   const problem = endorsementKeyProblem(standing.publicArea);
@@ -451,6 +458,49 @@ function canBeParent({ type, attributes, rsa }: PublicObject): boolean {
   return (
     type === Algorithm.rsa && kind === (restricted | decrypt) && rsa?.bits === 2048 && rsa.exponent === 65537
   );
+}
+
+/** What DPS will ask of the TPM: to open a secret that is encrypted to its EK and bound to its SRK. */
+async function checkRoundTrip(scene: Scene): Promise<Verdict> {
+  const { tpm, ek, srkAbsent, canDerive, ownerUsable, capabilities, roundTrip } = scene;
+  if (roundTrip !== undefined) return roundTrip;
+  if (ek === undefined) return skip('not checked, as there is no endorsement key to check');
+  // Using an EK takes the endorsement hierarchy's authorization (PolicySecret), wherever the key stands.
+  if (!canDerive || (srkAbsent && !ownerUsable)) {
+    return skip(
+      'not checked, as authorization that the TPM asks for is not known, or its transient slots are full',
+    );
+  }
+  if ((srkAbsent && capabilities.left.transient === 0) || capabilities.left.loadedSessions === 0) {
+    return skip('not checked, as the transient slots or sessions of the TPM do not suffice');
+  }
+  const proved = await tpm.withEndorsementKey((key, handle) => provesPossession(tpm, key, handle));
+  return roundTripVerdict(proved);
+}
+
+function roundTripVerdict(proved: boolean): Verdict {
+  return proved
+    ? pass('the TPM opens what is encrypted to its endorsement key, as DPS will ask it to')
+    : fail(
+        'verify.ek',
+        'round-trip-failed',
+        'the TPM cannot open what is encrypted to the endorsement key that it shows',
+      );
+}
+
+/** Derives the EK once for both: what it is, and whether the TPM can use it. */
+async function deriveAndProve(scene: Scene): Promise<void> {
+  const { tpm } = scene;
+  await tpm.withDerivedEndorsementKey(async (key, handle) => {
+    scene.ek = { publicArea: key.publicArea, modulus: key.modulus };
+    try {
+      scene.roundTrip = roundTripVerdict(await provesPossession(tpm, key, handle));
+    } catch (error) {
+      // What the SRK or the owner's authorization lacks is found by their own checks.
+      if (!(error instanceof IotdmError) || !error.code.startsWith('tpm.')) throw error;
+      scene.roundTrip = skip(`not checked: ${error.message}`);
+    }
+  });
 }
 
 async function checkSlots(scene: Scene): Promise<Verdict> {
