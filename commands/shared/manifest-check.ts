@@ -36,7 +36,7 @@ export function faultLines({ faults, faultCount }: ManifestCheck): string {
 
 export function manifestTable({ manifests, repeated }: ManifestResult): string {
   const rows = manifests.map(({ file, records, lastHash }): [string, string] => {
-    const count = records === 1 ? '1 record' : `${records} records`;
+    const count = inRecords(records);
     return [file, lastHash === null ? count : `${count}, last hash ${lastHash}`];
   });
   return table(repeated === 0 ? rows : [...rows, ['Repeated', `${repeated} (same chip and serial number)`]]);
@@ -44,15 +44,30 @@ export function manifestTable({ manifests, repeated }: ManifestResult): string {
 
 /** @returns the error of a check with faults: exit code 9 */
 export function refusal(check: ManifestCheck): CommandError {
-  const { faults, faultCount, conflictCount, records, manifests } = check;
+  const { faults, faultCount, records, manifests } = check;
   const count = faultCount === 1 ? 'one fault' : `${faultCount} faults`;
   const files = manifests.length === 1 ? (manifests[0]?.file ?? '') : `${manifests.length} manifests`;
-  return new CommandError(
-    'verify.manifest',
-    `${count} in the ${records} records of ${files}`,
-    conflictCount === faultCount
-      ? 'check the labels of these devices: one chip and one serial number belong together'
-      : 'restore the manifest from a copy: it was changed after it was written',
-    { files: manifests.length, records, faultCount, faults },
-  );
+  return new CommandError('verify.manifest', `${count} in ${files} (${inRecords(records)})`, hintFor(check), {
+    files: manifests.length,
+    records,
+    faultCount,
+    faults,
+  });
+}
+
+function hintFor({ faultCount, conflictCount, certificateCount }: ManifestCheck): string {
+  if (conflictCount === faultCount) {
+    return 'check the labels of these devices: one chip and one serial number belong together';
+  }
+  if (certificateCount === faultCount) {
+    return (
+      'if the chip has another key at 0x81010001 than its manufacturer certified, remove that with ' +
+      'tpm2_evictcontrol where nothing uses it, and harvest the device into a new manifest'
+    );
+  }
+  return 'restore the manifest from a copy: it was changed after it was written';
+}
+
+function inRecords(records: number): string {
+  return records === 1 ? '1 record' : `${records} records`;
 }

@@ -6,7 +6,12 @@ import { createHash, X509Certificate } from 'node:crypto';
 import { decodeBase64 } from '../encoding.ts';
 import type { ManifestRecord } from '../records/manifest.ts';
 import { readManifestLines, type ManifestLine } from '../records/manifest-lines.ts';
-import { EK_PUBLIC_PREFIX, endorsementKeyProblem, registrationIdOf } from '../tpm/endorsement-key.ts';
+import {
+  EK_PUBLIC_BYTES,
+  EK_PUBLIC_PREFIX,
+  endorsementKeyProblem,
+  registrationIdOf,
+} from '../tpm/endorsement-key.ts';
 import { quoted } from './enrollment-columns.ts';
 import { FirstSeen, type SeenPlace } from './first-seen.ts';
 
@@ -47,6 +52,8 @@ export interface ManifestCheck {
   readonly faultCount: number;
   /** How many of them are a chip under two serial numbers, or a serial number on two chips. */
   readonly conflictCount: number;
+  /** How many of them are a certificate that is not of the record's key: that may be true of the chip. */
+  readonly certificateCount: number;
   /** What the next harvest mends, and files without a record. */
   readonly warnings: readonly ManifestFault[];
 }
@@ -76,6 +83,7 @@ export async function checkManifests(
   const faults: ManifestFault[] = [];
   const warnings: ManifestFault[] = [];
   let faultCount = 0;
+  let certificateCount = 0;
   for (const [file, source] of sources.entries()) {
     const chain = new Chain();
     let records = 0;
@@ -102,6 +110,11 @@ export async function checkManifests(
           report('the line ends with CR LF: the file was changed by a program that converts line ends');
         }
         for (const problem of recordProblems(line.record)) report(problem);
+        const uncertified = certificateProblem(line.record);
+        if (uncertified !== undefined) {
+          certificateCount += 1;
+          report(`ekCertificate: ${uncertified}`);
+        }
         for (const problem of identities.look(line.record, { file, line: line.line })) report(problem);
       }
     }
@@ -117,12 +130,13 @@ export async function checkManifests(
     faults,
     faultCount,
     conflictCount: identities.conflicts,
+    certificateCount,
     warnings,
   };
 }
 
-/** What is wrong with a record by itself. */
-export function recordProblems(record: ManifestRecord): string[] {
+/** What is wrong with a record by itself, its certificate apart. */
+function recordProblems(record: ManifestRecord): string[] {
   const problems: string[] = [];
   const key = decodeBase64(record.endorsementKey);
   const unfit = key === undefined ? 'it is not base64' : endorsementKeyProblem(key);
@@ -133,8 +147,6 @@ export function recordProblems(record: ManifestRecord): string[] {
       problems.push('registrationId is not the one that follows from endorsementKey');
     }
     if (record.ekName !== nameOf(key)) problems.push('ekName is not the name of endorsementKey');
-    const problem = record.ekCertificate === null ? undefined : certificateProblem(record.ekCertificate, key);
-    if (problem !== undefined) problems.push(`ekCertificate: ${problem}`);
   }
   if (!isUtcTime(record.harvestedAt)) problems.push('harvestedAt is not a time in ISO 8601, UTC');
   return problems;
@@ -145,21 +157,31 @@ function nameOf(endorsementKey: Buffer): string {
   return `000b${createHash('sha256').update(endorsementKey.subarray(2)).digest('hex')}`;
 }
 
-function certificateProblem(text: string, endorsementKey: Buffer): string | undefined {
-  const der = decodeBase64(text);
+/**
+ * Whether the certificate is for the record's key. Where the harvest has found that it is not, and says so, the record
+ * is in order: another program may have put its own EK into the chip.
+ */
+function certificateProblem({
+  ekCertificate,
+  ekVerdict,
+  endorsementKey,
+}: ManifestRecord): string | undefined {
+  const key = decodeBase64(endorsementKey);
+  if (ekCertificate === null || ekVerdict === 'mismatched' || key?.length !== EK_PUBLIC_BYTES)
+    return undefined;
+  const der = decodeBase64(ekCertificate);
   if (der === undefined) return 'it is not base64';
-  const modulus = endorsementKey.subarray(EK_PUBLIC_PREFIX.length);
+  const modulus = key.subarray(EK_PUBLIC_PREFIX.length);
   let certified: Buffer | undefined;
   try {
     const { n } = new X509Certificate(der).publicKey.export({ format: 'jwk' });
     certified = n === undefined ? undefined : Buffer.from(n, 'base64url');
   } catch {
     // Field certificates may be what OpenSSL does not take, such as RSAES-OAEP keys: the modulus is in them as it is.
-    return der[0] === 0x30 && der.includes(asDerKey(modulus))
-      ? undefined
-      : 'it cannot be read, or is for another key';
+    const isThere = der[0] === 0x30 && der.includes(asDerKey(modulus));
+    return isThere ? undefined : 'it cannot be read, or is for another key than endorsementKey';
   }
-  return certified?.equals(modulus) === true ? undefined : 'it is for another key';
+  return certified?.equals(modulus) === true ? undefined : 'it is for another key than endorsementKey';
 }
 
 /** The modulus as it stands in a DER public key: a positive INTEGER of 257 bytes, then 65537. */
@@ -199,7 +221,7 @@ class Chain {
 }
 
 /** Holds every EK to one serial number and every serial number to one EK. */
-export class IdentityPairs {
+class IdentityPairs {
   repeated = 0;
   conflicts = 0;
   readonly #names: readonly string[];

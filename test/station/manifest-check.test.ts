@@ -153,8 +153,13 @@ describe('a record of a manifest', () => {
     const faultsWith = (der: Buffer): Promise<string[]> =>
       faultsOf(manifestOf([{ ...identity, ekCertificate: der.toString('base64') }]));
     assert.deepEqual(await faultsWith(mine), []);
-    assert.deepEqual(await faultsWith(theirs), ['m1:1: ekCertificate: it is for another key']);
-    const unreadable = 'm1:1: ekCertificate: it cannot be read, or is for another key';
+    assert.deepEqual(await faultsWith(theirs), [
+      'm1:1: ekCertificate: it is for another key than endorsementKey',
+    ]);
+    // What the harvest has seen and said is no change of the manifest.
+    const said = { ...identity, ekCertificate: theirs.toString('base64'), ekVerdict: 'mismatched' };
+    assert.deepEqual(await faultsOf(manifestOf([said])), []);
+    const unreadable = 'm1:1: ekCertificate: it cannot be read, or is for another key than endorsementKey';
     assert.deepEqual(await faultsWith(Buffer.from('no certificate')), [unreadable]);
     // Infineon's older chips: the same key, named as one for RSAES-OAEP.
     assert.deepEqual(await faultsWith(asOaepKey(mine)), []);
