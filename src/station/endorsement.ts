@@ -2,7 +2,7 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { makeCredential } from '../credential.ts';
 import { IotdmError } from '../errors.ts';
-import { readEkCertificateArea } from '../tpm/description.ts';
+import { readEkCertificateArea } from '../tpm/ek-certificate.ts';
 import { rsaKeyObject } from '../tpm/endorsement-key.ts';
 import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
 import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';

@@ -1,4 +1,4 @@
-/** What a TPM says of itself: who made it, and the certificate its maker put into it. */
+/** What a TPM says of itself: who made it, and which firmware it runs. */
 import type { Tpm } from './tpm.ts';
 
 export interface TpmDescription {
@@ -44,25 +44,4 @@ export function letters(words: readonly number[]): string {
     .map((byte) => String.fromCharCode(byte))
     .join('')
     .trim();
-}
-
-/** NV index of the RSA 2048 EK certificate (TCG EK Credential Profile, section 2.2.1.4). */
-export const EK_CERTIFICATE_INDEX = 0x01c00002;
-
-/** Larger than any EK certificate seen in the field by a factor of four. */
-const MAX_CERTIFICATE_BYTES = 8192;
-
-/** TPMA_NV_WRITTEN. */
-const NV_WRITTEN = 1 << 29;
-
-/**
- * The bytes of the NV index that the EK certificate is kept in, whatever surrounds the certificate; null where there
- * are none. Three TPM commands for a usual certificate, one where there is none.
- * @throws IotdmError `tpm.*` where this caller may not read them
- */
-export async function readEkCertificateArea(tpm: Tpm): Promise<Buffer | null> {
-  const area = await tpm.nvReadPublic(EK_CERTIFICATE_INDEX);
-  if (area === undefined || (area.attributes & NV_WRITTEN) === 0 || area.dataSize > MAX_CERTIFICATE_BYTES)
-    return null;
-  return tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize);
 }

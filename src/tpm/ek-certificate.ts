@@ -4,7 +4,6 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
-import { EK_CERTIFICATE_INDEX } from './description.ts';
 import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
@@ -21,7 +20,14 @@ const AUTH_READ = 1 << 18;
 const NO_DA = 1 << 25;
 const WRITTEN = 1 << 29;
 
+/** NV index of the RSA 2048 EK certificate (TCG EK Credential Profile, section 2.2.1.4). */
+export const EK_CERTIFICATE_INDEX = 0x01c00002;
+
+/** Larger than any EK certificate seen in the field by a factor of four. */
 const MAX_CERTIFICATE_BYTES = 8192;
+
+type StoredArea =
+  Exclude<StoredCertificate, { kind: 'certificate' }> | { readonly kind: 'area'; readonly bytes: Buffer };
 
 /**
  * Never risks a wrong authorization value: an index that counts them (NO_DA clear) is read as the owner, or not at all.
@@ -30,8 +36,27 @@ const MAX_CERTIFICATE_BYTES = 8192;
  */
 export async function findEkCertificate(
   tpm: Tpm,
-  { ownerUsable }: { readonly ownerUsable: boolean },
+  options: { readonly ownerUsable: boolean },
 ): Promise<StoredCertificate> {
+  const area = await findArea(tpm, options);
+  return area.kind === 'area' ? parseStoredCertificate(area.bytes) : area;
+}
+
+/**
+ * The bytes of the NV index that the EK certificate is kept in, whatever surrounds the certificate; null where there
+ * are none. Three TPM commands for a usual certificate, one where there is none.
+ * @throws IotdmError `tpm.authorization` where this caller may not read them
+ */
+export async function readEkCertificateArea(tpm: Tpm): Promise<Buffer | null> {
+  // The owner hierarchy does not count wrong values, so trying an empty one costs nothing.
+  const area = await findArea(tpm, { ownerUsable: true });
+  if (area.kind === 'closed') {
+    throw new IotdmError('tpm.authorization', `the EK certificate cannot be read: ${area.why}`);
+  }
+  return area.kind === 'area' ? area.bytes : null;
+}
+
+async function findArea(tpm: Tpm, { ownerUsable }: { readonly ownerUsable: boolean }): Promise<StoredArea> {
   const area = await tpm.nvReadPublic(EK_CERTIFICATE_INDEX);
   if (area === undefined) return { kind: 'absent' };
   const has = (bit: number): boolean => (area.attributes & bit) !== 0;
@@ -45,7 +70,7 @@ export async function findEkCertificate(
     return { kind: 'closed', why: 'it takes an authorization value that is not known' };
   }
   try {
-    return parseStoredCertificate(await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader));
+    return { kind: 'area', bytes: await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader) };
   } catch (error) {
     if (error instanceof IotdmError && error.code.startsWith('tpm.'))
       return { kind: 'closed', why: error.message };
