@@ -96,9 +96,10 @@ type Notations = readonly string[];
 
 function recognize(bytes: Buffer, notations: Notations): Recognition {
   const structure = recognizeStructure(bytes, notations);
+  if (structure !== undefined && structure.kind !== 'unrecognized') return structure;
   const text = keyText(bytes);
-  // The digit 0 is the byte with which DER begins.
-  if (structure !== undefined && (structure.kind !== 'unrecognized' || text === undefined)) return structure;
+  // Text may begin like DER: the digit 0 is the byte of a SEQUENCE.
+  if (structure !== undefined && text === undefined) return structure;
   if (text === undefined) return unrecognized(`this is ${describeBytes(bytes)}`);
   if (text === '') return unrecognized('there is nothing in it');
   if (holdsPrivateKeyText(text)) return privateKey();

@@ -269,6 +269,16 @@ describe('readEnrollmentRows', () => {
     }
   });
 
+  it('says that a file is not there, with or without a format', async () => {
+    for (const format of [undefined, 'csv'] as const) {
+      const run = collect(readEnrollmentRows(fileInput('/nowhere/rows.csv', format)));
+      await assert.rejects(run, {
+        code: 'input.unreadable',
+        message: '/nowhere/rows.csv cannot be read: there is no such file',
+      });
+    }
+  });
+
   it('says that an image is not CSV', async () => {
     const png = source('label.csv', Buffer.from('89504e470d0a1a0a0000000d49484452', 'hex'));
     await rejects(rowsOf(png), /^label\.csv is not a CSV file: it looks like a PNG image$/);
