@@ -102,8 +102,8 @@ async function orPartial(
   if (context.settings.json) {
     await context.print(`${JSON.stringify(result, null, 2)}\n`);
   } else {
-    for (const { line, serialNumber, tpm, message } of failures) {
-      context.host.stderr.write(`line ${line}: ${serialNumber} at ${tpm}: ${message}\n`);
+    for (const { line, serialNumber, message } of failures) {
+      context.host.stderr.write(`line ${line}: ${serialNumber}: ${message}\n`);
     }
   }
   throw new IotdmError(

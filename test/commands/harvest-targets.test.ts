@@ -148,11 +148,11 @@ describe('harvest --targets', () => {
     assert.equal(swapped.stdout, '');
     assert.match(
       swapped.stderr,
-      /^line 2: SN-2 at swtpm:\S+: this TPM is already recorded with the serial number "SN-1"/m,
+      /^line 2: SN-2: this TPM is already recorded with the serial number "SN-1"/m,
     );
     assert.match(
       swapped.stderr,
-      /^line 3: SN-2b at swtpm:\S+: this TPM is already recorded with the serial number "SN-2"/m,
+      /^line 3: SN-2b: this TPM is already recorded with the serial number "SN-2"/m,
     );
     assert.match(swapped.stderr, /^iotdm: error: 2 of 2 devices failed; 0 recorded, 0 recorded earlier$/m);
   });
