@@ -14,7 +14,7 @@ import { Tpm } from '../../src/tpm/tpm.ts';
 import type { TpmTransport } from '../../src/tpm/transport.ts';
 import type { TpmOptions } from '../../src/tpm/tss.ts';
 import { nobody, readTrustedCertificates, trustedCertificates } from '../../src/trust/roots.ts';
-import { makeVendor, NOW, pem } from '../fakes/ek-certificates.ts';
+import { makeVendor, NOW, pem } from '../fakes/tpm-vendor.ts';
 import { bareResponse } from '../fakes/transports.ts';
 import { iotdm, scratchDirectory, softwareTpm, type Lifetime, type SoftwareTpm } from '../lab/lab.ts';
 
