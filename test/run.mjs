@@ -2,7 +2,7 @@
  * Runs the tests: `npm test` for all of them, `npm test -- slot` for the files whose path contains "slot".
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,10 +27,32 @@ const environment = Object.fromEntries(
     ([name]) => !/^(IOTDM_|TPM2TOOLS_|NO_COLOR|FORCE_COLOR|NODE_OPTIONS)/.test(name),
   ),
 );
+// Ctrl-C reaches the tests as well; what they leave behind is still looked for here.
+process.on('SIGINT', () => undefined);
 const run = spawnSync(process.execPath, ['--import', 'tsx', '--test', '--test-reporter=spec', ...files], {
   cwd: root,
   stdio: ['ignore', 'inherit', 'inherit'],
   env: { ...environment, TMPDIR: scratch },
 });
+const left = endBackgroundProcesses();
 rmSync(scratch, { recursive: true, force: true });
-process.exit(run.status ?? 1);
+if (left.length > 0)
+  console.error(`the tests left processes behind, which are ended now:\n${left.join('\n')}`);
+process.exit(left.length > 0 && run.status === 0 ? 1 : (run.status ?? 1));
+
+/** Ends software TPMs and emulators whose state is in the scratch directory, and returns their command lines. */
+function endBackgroundProcesses() {
+  if (process.platform !== 'linux') return [];
+  const ended = [];
+  for (const pid of readdirSync('/proc').filter((name) => /^[0-9]+$/.test(name))) {
+    try {
+      const commandLine = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+      if (Number(pid) === process.pid || !commandLine.includes(`${scratch}/`)) continue;
+      process.kill(Number(pid), 'SIGTERM');
+      ended.push(commandLine);
+    } catch {
+      // It has ended meanwhile, or is somebody else's.
+    }
+  }
+  return ended;
+}
