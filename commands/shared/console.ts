@@ -77,7 +77,9 @@ export class Console {
 
   /** A spinner where stderr is a terminal, nothing elsewhere. */
   async progress(text: string): Promise<Progress> {
-    if (this.#streams.stderr.isTTY !== true || this.#options.quiet) {
+    // A terminal that does not know its width, as serial consoles do not, says 0: ora would clear lines for ever.
+    const { isTTY, columns } = this.#streams.stderr;
+    if (isTTY !== true || columns === 0 || this.#options.quiet) {
       return { update: () => undefined, done: () => undefined };
     }
     const { default: ora } = await import('ora');
@@ -87,6 +89,8 @@ export class Console {
       stream: this.#streams.stderr,
       discardStdin: false,
       hideCursor: true,
+      // By itself ora heeds --no-color, but neither NO_COLOR nor the settings file.
+      color: this.#options.color ? 'cyan' : false,
     }).start();
     this.#spinner = spinner;
     return {
@@ -114,6 +118,7 @@ export class Console {
       const answer = await terminal.question(`${question} [y/N] `, { signal });
       return /^y(es)?$/i.test(answer.trim());
     } catch (error) {
+      this.#streams.stderr.write('\n');
       throw interrupted(error);
     } finally {
       terminal.close();
@@ -122,13 +127,14 @@ export class Console {
 
   /** Reads one line from the terminal without showing what is typed. */
   async askSecret(prompt: string, signal: AbortSignal): Promise<string> {
-    this.#streams.stderr.write(`${prompt} (not shown): `);
     const silent = new Writable({
       write: (_chunk, _encoding, done) => {
         done();
       },
     });
+    // From here on the terminal does not echo; only then is anybody asked to type.
     const terminal = createInterface({ input: this.#streams.stdin, output: silent, terminal: true });
+    this.#streams.stderr.write(`${prompt} (not shown): `);
     try {
       return await terminal.question('', { signal });
     } catch (error) {

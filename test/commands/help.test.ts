@@ -93,7 +93,7 @@ function words(text: string): string[] {
 function commandsIn(line: string): string[][] {
   return line
     .split(/\$\(|\)|\s\|\s|\s>\s|\s&&\s|;\s/)
-    .map((part) => words(part.replace(/\s{2,}\S.*$/, '')))
+    .map((part) => words(part.trim().replace(/\s{2,}\S.*$/, '')))
     .map((parts) => parts.slice(parts.indexOf('iotdm')))
     .filter(([first]) => first === 'iotdm')
     .map((parts) => parts.slice(1));
@@ -153,9 +153,13 @@ describe('examples', () => {
       const seeAlso = /^See also: (.*)$/m.exec(text)?.[1]?.split(', ') ?? [];
       for (const pointer of seeAlso) {
         const parts = words(pointer).slice(1);
-        const bare = parts.filter((part) => !part.startsWith('-') && !/^<.*>$/.test(part));
+        const end = parts.findIndex((part) => part.startsWith('-') || /^<.*>$/.test(part));
+        const bare = end === -1 ? parts : parts.slice(0, end);
+        assert.equal(problemOf([...parts, '--help']), undefined, pointer);
         const known =
-          bare[0] === 'help' || all.some((verb) => bare.every((word, index) => verb[index] === word));
+          bare[0] === 'help' ||
+          bare.length === 0 ||
+          all.some((verb) => bare.every((word, index) => verb[index] === word));
         assert.ok(known, `${path.join(' ')} points to ${pointer}`);
       }
     }
@@ -166,7 +170,7 @@ describe('examples', () => {
     for (const code of errorCodes) {
       const { hint } = toFailure(new IotdmError(code, 'x'), 'iotdm slot write');
       for (const [command] of hint.matchAll(
-        /iotdm(?! is )(?: (?:--?[a-z][a-z-]*|[a-z][a-z-]*|N|ID|FILE))+/g,
+        /(?<=: |with |run |\()iotdm(?: (?:--?[a-z][a-z-]*|[a-z][a-z-]*|N|ID|FILE))+/g,
       )) {
         const parts = words(command).slice(1);
         let at = program;

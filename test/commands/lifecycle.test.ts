@@ -26,10 +26,12 @@ const keys: Readonly<Record<Part, readonly string[]>> = {
 
 /** A state directory whose process, whatever becomes of the test, does not outlive it. */
 async function stateDirectory(t: TestContext, part: Part): Promise<string> {
-  const dir = join(await scratchDirectory(t), 'state');
+  let dir = '';
+  // Before the directory, by which it is found, goes.
   t.after(async () => {
     await iotdm([part, 'stop', '--dir', dir]);
   });
+  dir = join(await scratchDirectory(t), 'state');
   return dir;
 }
 
