@@ -26,17 +26,21 @@ export interface Rounds {
 
 const MEMORY_RUNS = 3;
 
+/** A program that takes longer hangs. */
+const TIME_LIMIT_MS = 120_000;
+
 const reportUsage = fileURLToPath(new URL('report-usage.mjs', import.meta.url));
 
 /** Runs the programs in turn, so that a change of the machine's speed meets all of them. */
 export async function measure(
   programs: readonly Program[],
   { warmUp, counted }: Rounds,
+  signal: AbortSignal,
 ): Promise<Measurement[]> {
   const times = programs.map((): number[] => []);
   for (let round = 0; round < warmUp + counted; round += 1) {
     for (const [index, program] of programs.entries()) {
-      const { elapsedMs } = await runOnce(program);
+      const { elapsedMs } = await runOnce(program, signal);
       if (round >= warmUp) times[index]?.push(elapsedMs);
     }
   }
@@ -45,34 +49,35 @@ export async function measure(
     measurements.push({
       name: program.name,
       elapsedMs: median(times[index] ?? []),
-      peakBytes: await peakMemory(program),
+      peakBytes: await peakMemory(program, signal),
     });
   }
   return measurements;
 }
 
 /** Of runs of their own, as reporting it costs start-up time. */
-async function peakMemory(program: Program): Promise<number | null> {
+async function peakMemory(program: Program, signal: AbortSignal): Promise<number | null> {
   if (program.command !== 'node') return null;
   const peaks: number[] = [];
   for (let run = 0; run < MEMORY_RUNS; run += 1) {
-    const { usage } = await runOnce({ ...program, args: ['--import', reportUsage, ...program.args] });
+    const { usage } = await runOnce({ ...program, args: ['--import', reportUsage, ...program.args] }, signal);
     peaks.push(Number(usage) * 1024);
   }
   return median(peaks);
 }
 
-function runOnce({
-  name,
-  command,
-  args,
-  environment,
-}: Program): Promise<{ elapsedMs: number; usage: string }> {
+function runOnce(
+  { name, command, args, environment }: Program,
+  signal: AbortSignal,
+): Promise<{ elapsedMs: number; usage: string }> {
   return new Promise((resolve, reject) => {
     const startedAt = performance.now();
     const child = spawn(command === 'node' ? process.execPath : command, args, {
       env: { ...process.env, ...environment },
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+      timeout: TIME_LIMIT_MS,
+      killSignal: 'SIGKILL',
+      signal,
     });
     let errors = '';
     let usage = '';
@@ -81,7 +86,8 @@ function runOnce({
     child.on('error', reject);
     child.on('close', (code) => {
       const elapsedMs = performance.now() - startedAt;
-      if (code !== 0) reject(new Error(`${name} ended with ${code ?? 'a signal'}: ${errors}`));
+      if (code === null) reject(new Error(`${name} was ended after ${(elapsedMs / 1000).toFixed(0)} s`));
+      else if (code !== 0) reject(new Error(`${name} ended with ${code}: ${errors}`));
       else resolve({ elapsedMs, usage });
     });
   });

@@ -20,6 +20,13 @@ const long: Rounds = { warmUp: 1, counted: 5 };
 const KEY_ROWS = 100_000;
 const CERTIFICATE_ROWS = 10_000;
 
+const interrupt = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    interrupt.abort();
+  });
+}
+
 /** Each part measures iotdm first and its peers after it. */
 const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
   'start-up': async () => {
@@ -28,7 +35,7 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
       node('node -e 0', '-e', '0'),
       node('the same, not bundled (tsx)', '--import', 'tsx', path('bin/iotdm.ts'), '--version'),
     ];
-    show('Start-up', await measure(programs, short));
+    show('Start-up', await measure(programs, short, interrupt.signal));
   },
 
   'ek-read': async (dir) => {
@@ -45,7 +52,7 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
           environment,
         },
       ];
-      show('Reading the endorsement key of a software TPM', await measure(programs, short));
+      show('Reading the endorsement key of a software TPM', await measure(programs, short, interrupt.signal));
     } finally {
       await stopSimulator(join(dir, 'tpm'));
     }
@@ -69,7 +76,7 @@ async function showImport(title: string, file: string, rows: number): Promise<vo
     node('iotdm enrollment import --dry-run', executable, 'enrollment', 'import', file, '--dry-run'),
     node('csv-parse, the rows alone', path('bench/peers/csv-parse.mjs'), file),
   ];
-  show(`${title}, ${rows.toLocaleString('en')} rows`, await measure(programs, long), rows);
+  show(`${title}, ${rows.toLocaleString('en')} rows`, await measure(programs, long, interrupt.signal), rows);
 }
 
 function show(title: string, [own, ...peers]: readonly Measurement[], rows?: number): void {
