@@ -89,7 +89,7 @@ describe('a file of targets', () => {
       `swtpm:path=/run/h,${'9'.repeat(257)},,\n`;
     assert.deepEqual(await faultsOf(text), [
       'rack.csv:3:1: tpm: "usb:1" does not name a TPM: expected device:PATH, swtpm:host=HOST,port=PORT, ' +
-        'swtpm:path=SOCKET or cmd:COMMAND',
+        'swtpm:path=SOCKET, mssim:host=HOST,port=PORT, cmd:COMMAND or tbs',
       'rack.csv:3:12: deviceId: ' +
         "a device id is 1 to 128 letters, digits and - : . + % _ # * ? ! ( ) , = @ ; $ '",
       'rack.csv:4:19: serialNumber: the serial number is missing',
