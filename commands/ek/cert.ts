@@ -1,6 +1,6 @@
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
-import { writeOutputFile } from '../shared/output-file.ts';
+import { deliver } from '../shared/output-file.ts';
 import { table, type Verb } from '../shared/verb.ts';
 
 const certificateFormats = ['text', 'json', 'pem', 'der'] as const;
@@ -34,19 +34,7 @@ export const ekCert: Verb<[], EkCertOptions, void> = {
     if (der === null) {
       throw new IotdmError('tpm.no-ek-certificate', 'there is no EK certificate in this TPM');
     }
-    const content = await render(context.settings.json ? 'json' : options.format, der);
-    if (options.out !== undefined) {
-      await writeOutputFile(options.out, content, { overwrite: options.overwrite ?? false });
-      context.console.note(`wrote ${options.out}`);
-      return;
-    }
-    if (Buffer.isBuffer(content) && context.host.stdout.isTTY === true) {
-      throw new IotdmError(
-        'usage.invalid',
-        'not writing binary data to a terminal: give --out FILE or redirect stdout',
-      );
-    }
-    await context.print(content);
+    await deliver(context, options, await render(context.settings.json ? 'json' : options.format, der));
   },
   describe: () => '',
 };

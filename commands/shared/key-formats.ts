@@ -1,9 +1,8 @@
 /** The forms in which `ek read` and `srk read` give a public key. */
 import { Option } from 'commander';
 import type { KeyObject } from 'node:crypto';
-import { IotdmError } from '../../src/errors.ts';
 import type { Context } from './context.ts';
-import { writeOutputFile } from './output-file.ts';
+import { deliver } from './output-file.ts';
 
 export const keyFormats = ['text', 'json', 'csv', 'tpm2b', 'pem'] as const;
 export type KeyFormat = (typeof keyFormats)[number];
@@ -38,23 +37,7 @@ export async function deliverKey(
   options: KeyOutputOptions,
   contents: KeyContents,
 ): Promise<void> {
-  const content = render(context.settings.json ? 'json' : options.format, contents);
-  if (options.out !== undefined && context.settings.dryRun) {
-    context.console.note(`would write ${options.out}`);
-    return;
-  }
-  if (options.out !== undefined) {
-    await writeOutputFile(options.out, content, { overwrite: options.overwrite ?? false });
-    context.console.note(`wrote ${options.out}`);
-    return;
-  }
-  if (Buffer.isBuffer(content) && context.host.stdout.isTTY === true) {
-    throw new IotdmError(
-      'usage.invalid',
-      'not writing binary data to a terminal: give --out FILE or redirect stdout',
-    );
-  }
-  await context.print(content);
+  await deliver(context, options, render(context.settings.json ? 'json' : options.format, contents));
 }
 
 function render(

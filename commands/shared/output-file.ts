@@ -3,6 +3,7 @@ import { open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+import type { Context } from './context.ts';
 
 /**
  * Writes a file with mode 0600 that is either whole or not there.
@@ -42,4 +43,33 @@ function outputFailure(path: string, cause: unknown): unknown {
   if (cause instanceof IotdmError || code === undefined) return cause;
   if (code === 'EEXIST') return new IotdmError('usage.output-exists', `${path} exists already`, { cause });
   return new IotdmError('usage.output-unwritable', `cannot write ${path} (${code})`, { cause });
+}
+
+export interface OutputOptions {
+  readonly out?: string;
+  readonly overwrite?: boolean;
+}
+
+/** Prints what a command gives, or writes it to the file that `--out` names. */
+export async function deliver(
+  context: Context,
+  { out, overwrite = false }: OutputOptions,
+  content: string | Buffer,
+): Promise<void> {
+  if (out !== undefined && context.settings.dryRun) {
+    context.console.note(`would write ${out}`);
+    return;
+  }
+  if (out !== undefined) {
+    await writeOutputFile(out, content, { overwrite });
+    context.console.note(`wrote ${out}`);
+    return;
+  }
+  if (Buffer.isBuffer(content) && context.host.stdout.isTTY === true) {
+    throw new IotdmError(
+      'usage.invalid',
+      'not writing binary data to a terminal: give --out FILE or redirect stdout',
+    );
+  }
+  await context.print(content);
 }

@@ -6,14 +6,10 @@ import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
 import { readEkCertificateIfAllowed } from './endorsement.ts';
 
 /** What the station knows of the device and the TPM does not. */
-export interface HarvestLabels {
-  readonly serialNumber: string | null;
-  readonly deviceId: string | null;
-  readonly station: string | null;
-  readonly operator: string | null;
-  readonly lot: string | null;
-  readonly tags: Readonly<Record<string, string>>;
-}
+export type HarvestLabels = Pick<
+  HarvestedIdentity,
+  'serialNumber' | 'deviceId' | 'station' | 'operator' | 'lot' | 'tags'
+>;
 
 export interface HarvestOptions {
   readonly tpm: Tpm;

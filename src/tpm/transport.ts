@@ -103,3 +103,21 @@ export function timeoutError(name: string, milliseconds: number, received = 0): 
   const what = received === 0 ? 'did not answer' : `answered only ${received} bytes`;
   return new IotdmError('tpm-unavailable.timeout', `${name} ${what} within ${milliseconds / 1000} s`);
 }
+
+/**
+ * The result of an exchange that cannot be called back, unless it outlasts the time limit: then it runs on unheeded.
+ * @throws IotdmError `tpm-unavailable.timeout`
+ */
+export async function withTimeLimit<T>(name: string, milliseconds: number, exchange: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(timeoutError(name, milliseconds));
+    }, milliseconds);
+  });
+  try {
+    return await Promise.race([exchange, limit]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

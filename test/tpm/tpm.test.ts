@@ -3,7 +3,6 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
-import { trimCertificate } from '../../src/tpm/ek-certificate-bytes.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
@@ -226,24 +225,6 @@ describe('an interrupted job', () => {
       await assert.rejects(tpm.readEndorsementKey(), { code: 'tpm-unavailable.connection' });
       await tpm.close();
       chip.tool('tpm2_flushcontext', '-t');
-    }
-  });
-});
-
-describe('an EK certificate in NV', () => {
-  const der = Buffer.concat([Buffer.from('30820004', 'hex'), Buffer.from('01020304', 'hex')]);
-
-  it('is found without padding and header', () => {
-    assert.deepEqual(trimCertificate(der), der);
-    assert.deepEqual(trimCertificate(Buffer.concat([der, Buffer.alloc(100)])), der);
-    assert.deepEqual(trimCertificate(Buffer.concat([der, Buffer.alloc(100, 0xff)])), der);
-    assert.deepEqual(trimCertificate(Buffer.concat([Buffer.from('1001000008', 'hex'), der])), der);
-    assert.deepEqual(trimCertificate(Buffer.concat([Buffer.from('100100000a1002', 'hex'), der])), der);
-  });
-
-  it('is not found where there is none', () => {
-    for (const area of ['', '00', '30', '3082', '308200', '30820005010203', 'ffffffffffff', '1001000008']) {
-      assert.equal(trimCertificate(Buffer.from(area, 'hex')), undefined, area);
     }
   });
 });

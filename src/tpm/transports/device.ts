@@ -1,7 +1,7 @@
 /** A TPM behind a Linux character device: `/dev/tpmrm0` (the kernel's resource manager) or `/dev/tpm0`. */
 import { open } from 'node:fs/promises';
 import { IotdmError, systemErrorCode } from '../../errors.ts';
-import { checkWholeResponse, MAX_RESPONSE_BYTES, timeoutError, type TpmTransport } from '../transport.ts';
+import { checkWholeResponse, MAX_RESPONSE_BYTES, withTimeLimit, type TpmTransport } from '../transport.ts';
 
 /** The part of a file handle that the transport uses; a test puts a fake here, as no test machine has a chip. */
 export interface DeviceFile {
@@ -45,21 +45,11 @@ export async function openDeviceTransport(
     name: path,
     send: async (command) => {
       if (dead !== undefined) throw dead;
-      let timer: NodeJS.Timeout | undefined;
       try {
-        return await Promise.race([
-          exchange(command),
-          new Promise<never>((_, reject) => {
-            timer = setTimeout(() => {
-              reject(timeoutError(path, timeoutMs));
-            }, timeoutMs);
-          }),
-        ]);
+        return await withTimeLimit(path, timeoutMs, exchange(command));
       } catch (error) {
         dead = ioFailure(path, error);
         throw dead;
-      } finally {
-        clearTimeout(timer);
       }
     },
     close: async () => {

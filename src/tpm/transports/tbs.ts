@@ -1,7 +1,7 @@
 /** The TPM of a Windows machine, through its TPM Base Services (TBS): they keep several programs apart and clean up. */
 import { IotdmError } from '../../errors.ts';
 import { tbsError } from '../tbs-code.ts';
-import { checkWholeResponse, timeoutError, type TpmTransport } from '../transport.ts';
+import { checkWholeResponse, withTimeLimit, type TpmTransport } from '../transport.ts';
 import { loadTbsLibrary, type TbsLibrary } from './tbs-library.ts';
 
 /** Loads tbs.dll; a test puts a fake here. */
@@ -38,23 +38,13 @@ export async function openTbsTransport(
     name: NAME,
     send: async (command) => {
       if (dead !== undefined) throw dead;
-      let timer: NodeJS.Timeout | undefined;
       try {
-        return await Promise.race([
-          exchange(command),
-          new Promise<never>((_, reject) => {
-            timer = setTimeout(() => {
-              reject(timeoutError(NAME, timeoutMs));
-            }, timeoutMs);
-          }),
-        ]);
+        return await withTimeLimit(NAME, timeoutMs, exchange(command));
       } catch (error) {
         dead = failure(error);
         // The context must not be closed, nor the buffers let go, under a call that still runs.
         if (dead.code === 'tpm-unavailable.timeout') library.cancelCommands(context);
         throw dead;
-      } finally {
-        clearTimeout(timer);
       }
     },
     close: async () => {
