@@ -77,11 +77,18 @@ export function refuseRows(context: Context, { faults, faultCount, rows }: Input
 async function spoolStdin(context: Context): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'iotdm-stdin-'));
   const path = join(folder, 'input');
-  const file = await open(path, 'wx', 0o600);
+  context.console.detail('reading standard input');
   try {
-    for await (const piece of context.openInput('-', 'the enrollments')) await file.write(piece);
-  } finally {
-    await file.close();
+    const file = await open(path, 'wx', 0o600);
+    try {
+      for await (const piece of context.openInput('-', 'the enrollments')) await file.write(piece);
+    } finally {
+      await file.close();
+    }
+    return path;
+  } catch (error) {
+    // Interrupted, or out of space: half a copy is of no use to anybody.
+    await rm(folder, { recursive: true, force: true });
+    throw error;
   }
-  return path;
 }

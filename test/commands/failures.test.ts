@@ -482,9 +482,8 @@ describe('interruption: exit code 130', () => {
 
   it('while nobody types', async () => {
     const running = startIotdm(['enrollment', 'import', '-', '-v', ...service.options], { stdin: null });
-    // Nothing is said before the input is there: a second or so of start-up is all that can be waited for.
     running.stdin.write('registrationId');
-    await new Promise((resolve) => setTimeout(resolve, 700));
+    await running.says('reading standard input');
     running.kill('SIGTERM');
     checkInterrupted(await running.outcome, false);
   });

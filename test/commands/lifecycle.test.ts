@@ -139,8 +139,9 @@ for (const part of ['simulator', 'emulator'] as const) {
 
 describe('a process that has ended and that nobody waits for', () => {
   it('is not running', async (t) => {
-    // The shell becomes a sleep that knows nothing of the child that the shell had.
-    const parent = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 60'], {
+    // The shell becomes a sleep that knows nothing of the child that the shell had. The child outlives the shell, which
+    // would otherwise wait for it.
+    const parent = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 60'], {
       stdio: ['ignore', 'pipe', 'ignore'],
     });
     t.after(() => parent.kill('SIGKILL'));

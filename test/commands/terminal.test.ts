@@ -38,6 +38,8 @@ interface Screen {
   readonly shown: string;
 }
 
+const withoutCi = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'CI'));
+
 /** Runs iotdm at a terminal of this width; `keys` are typed once it shows `prompt`. */
 function atTerminal(
   args: readonly string[],
@@ -49,7 +51,8 @@ function atTerminal(
   const command = `stty cols ${columns} rows ${columns === 0 ? 0 : 30}; exec ${iotdmCommand}`;
   const child = spawn('script', ['-qec', command, '/dev/null'], {
     cwd: dir,
-    env: { ...process.env, TERM: 'xterm-256color', ...environment },
+    // Where CI is set, the spinner takes even a terminal for a log.
+    env: { ...withoutCi, TERM: 'xterm-256color', ...environment },
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   let shown = '';
