@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { IotdmError, type ErrorCode } from '../../src/errors.ts';
 import { listTpms, thisMachine, type SearchedMachine, type OfferedTpm } from '../../src/tpm/machine.ts';
 import type { TpmTransport } from '../../src/tpm/transport.ts';
 import { bareResponse, ScriptedTransport } from '../fakes/transports.ts';
-import { iotdm, scratchDirectory, softwareTpm } from '../lab/lab.ts';
+import { iotdm, softwareTpm } from '../lab/lab.ts';
 
 /** An answer to GetCapability: TPM_PT_MANUFACTURER is `IFX`. */
 const infineon = Buffer.from(
@@ -159,10 +161,14 @@ describe('the TPMs of a machine', () => {
 
 describe('tpm list', () => {
   it('shows what the environment names and a running simulator, and exits 0 also where none is usable', async (t) => {
-    const cwd = await scratchDirectory(t);
+    const cwd = await mkdtemp(join(tmpdir(), 'iotdm-lab-'));
+    t.after(async () => {
+      // It is found by what stands in its directory, so that goes last.
+      await iotdm(['simulator', 'stop', '--dir', join(cwd, '.iotdm', 'simulator')]);
+      await rm(cwd, { recursive: true, force: true });
+    });
     const chip = await softwareTpm(t, { blank: true });
     const started = await iotdm(['simulator', 'start', '--blank', '--json'], { cwd });
-    t.after(() => iotdm(['simulator', 'stop', '--dir', join(cwd, '.iotdm', 'simulator')]));
     const { tcti } = JSON.parse(started.stdout) as { tcti: string };
     const env = { IOTDM_TPM: chip.tcti, TPM2TOOLS_TCTI: 'tabrmd' };
     const outcome = await iotdm(['tpm', 'list', '--json'], { cwd, env });
