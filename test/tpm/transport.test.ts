@@ -6,7 +6,7 @@ import { openTransport } from '../../src/tpm/open.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
 import type { DeviceFile } from '../../src/tpm/transports/device.ts';
 import { listenOnPair } from '../fakes/mssim-proxy.ts';
-import { scratchDirectory } from '../lab/lab.ts';
+import { iotdm, scratchDirectory } from '../lab/lab.ts';
 
 const command = Buffer.from('80010000000c0000017b0004', 'hex');
 /** TPM2_GetRandom's answer with four bytes. */
@@ -299,6 +299,26 @@ describe('a TPM behind a device node', () => {
 
   it('takes a command in one write and gives its response in one read', async () => {
     assert.deepEqual(await send(device({})), response);
+  });
+
+  it('may take its time: nothing, or EAGAIN, means that the response is not there yet', async () => {
+    let looks = 0;
+    const slow = device({
+      read: (buffer) => {
+        looks += 1;
+        if (looks === 1) return Promise.reject(Object.assign(new Error('EAGAIN'), { code: 'EAGAIN' }));
+        if (looks === 2) return Promise.resolve({ bytesRead: 0, buffer });
+        response.copy(buffer);
+        return Promise.resolve({ bytesRead: response.length, buffer });
+      },
+    });
+    assert.deepEqual(await send(slow), response);
+  });
+
+  it('that takes commands and never answers ends in a time-out, and the program with it', async () => {
+    const { code, stderr } = await iotdm(['ek', 'read', '--tpm', 'device:/dev/null', '--timeout', '0.3']);
+    assert.equal(code, 3, stderr);
+    assert.match(stderr, /^iotdm: error: \/dev\/null did not answer within 0\.3 s$/m);
   });
 
   it('explains why it cannot be opened', async () => {

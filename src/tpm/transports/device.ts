@@ -1,7 +1,12 @@
 /** A TPM behind a Linux character device: `/dev/tpmrm0` (the kernel's resource manager) or `/dev/tpm0`. */
+import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { IotdmError, systemErrorCode } from '../../errors.ts';
 import { checkWholeResponse, MAX_RESPONSE_BYTES, withTimeLimit, type TpmTransport } from '../transport.ts';
+
+/** Between two looks for a response. */
+const FIRST_PAUSE_MS = 1;
+const LONGEST_PAUSE_MS = 20;
 
 /** The part of a file handle that the transport uses; a test puts a fake here, as no test machine has a chip. */
 export interface DeviceFile {
@@ -38,8 +43,13 @@ export async function openDeviceTransport(
         `${path} took ${bytesWritten} of ${command.length} bytes of a command`,
       );
     }
-    const { bytesRead, buffer } = await file.read(Buffer.alloc(MAX_RESPONSE_BYTES));
-    return checkWholeResponse(path, buffer.subarray(0, bytesRead));
+    const response = Buffer.alloc(MAX_RESPONSE_BYTES);
+    for (let pause = FIRST_PAUSE_MS; dead === undefined; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
+      const bytesRead = await readIfReady(file, response);
+      if (bytesRead > 0) return checkWholeResponse(path, response.subarray(0, bytesRead));
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
+    throw dead;
   };
   return {
     name: path,
@@ -59,8 +69,19 @@ export async function openDeviceTransport(
   };
 }
 
+/** Until the response is there the driver gives nothing, or says EAGAIN. */
+async function readIfReady(file: DeviceFile, response: Buffer): Promise<number> {
+  try {
+    return (await file.read(response)).bytesRead;
+  } catch (error) {
+    if (systemErrorCode(error) === 'EAGAIN') return 0;
+    throw error;
+  }
+}
+
+/** Without waiting in the kernel: a read that never ends would keep the process from ending too. */
 const openCharacterDevice: OpenDevice = async (path) => {
-  const file = await open(path, 'r+');
+  const file = await open(path, constants.O_RDWR | constants.O_NONBLOCK);
   if (!(await file.stat()).isCharacterDevice()) {
     await file.close();
     throw new IotdmError('tpm-unavailable.not-found', `${path} is not a device`);
