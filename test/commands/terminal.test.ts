@@ -150,9 +150,9 @@ describe('a secret that is typed', () => {
 });
 
 describe('the progress of an import', () => {
-  const importing = async (name: string, more: readonly string[], env = {}): Promise<Screen> => {
+  const importing = async (name: string, more: readonly string[], env = {}, count = 40): Promise<Screen> => {
     const rows = Array.from(
-      { length: 400 },
+      { length: count },
       (_, number) => `${name}-${number},${syntheticEndorsementKey(number)}\n`,
     );
     writeFileSync(join(dir, `${name}.csv`), `registrationId,endorsementKey\n${rows.join('')}`);
@@ -160,12 +160,13 @@ describe('the progress of an import', () => {
   };
 
   it('is a bar that grows and goes, and gives the cursor back', async () => {
-    const { code, shown } = await importing('bar', []);
+    // Enough requests, one after the other, for the bar to be drawn while they are under way.
+    const { code, shown } = await importing('bar', ['--concurrency', '1'], {}, 6000);
     assert.equal(code, 0, shown);
-    assert.match(shown, /█+.*░+.* [1-9]\d*\/400/);
+    assert.match(shown, /█+.*░+.* [1-9]\d*\/6000/);
     assert.ok(shown.lastIndexOf('[?25h') > shown.lastIndexOf('[?25l'), 'the cursor is shown again');
-    const after = shown.slice(shown.lastIndexOf('/400'));
-    assert.match(after, /400 rows done/);
+    const after = shown.slice(shown.lastIndexOf('/6000'));
+    assert.match(after, /6000 rows done/);
     assert.ok(
       after.includes(`${ESCAPE}[2K`) || after.includes(`${ESCAPE}[1G`) || after.includes(`${ESCAPE}[0K`),
       'the bar is removed',
