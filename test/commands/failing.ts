@@ -23,9 +23,10 @@ interface ErrorDocument {
   };
 }
 
-/** The command twice, as text and with `--json`. */
+/** The command twice, as text and then with `--json`: one after the other, as the first may change what the second meets. */
 export async function failing(args: readonly string[], options: RunOptions = {}): Promise<ShownFailure> {
-  const [text, json] = await Promise.all([iotdm(args, options), iotdm([...args, '--json'], options)]);
+  const text = await iotdm(args, options);
+  const json = await iotdm([...args, '--json'], options);
   const shown = shownFailure(json);
   assert.equal(text.code, json.code, 'both forms have one exit code');
   assert.equal(text.stdout, '', 'a failure prints no result');
