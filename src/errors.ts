@@ -13,6 +13,7 @@ export const errorCodes = [
   'usage.output-exists',
   'usage.output-unwritable',
   'usage.unsupported',
+  'usage.emulator-running',
   'input.unreadable',
   'input.invalid',
   'input.rows',

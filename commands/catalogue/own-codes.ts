@@ -65,6 +65,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       'a kind of TPM connection that iotdm or this operating system does not have, such as tabrmd, or tbs outside Windows',
     fix: 'use device:/dev/tpmrm0, where the kernel manages the TPM for several programs',
   },
+  'usage.emulator-running': {
+    meaning: 'an emulator runs on this state directory already, and does not behave as was asked for',
+    cause:
+      'quota, latency and faults are given when the emulator is started, and it keeps them until it ends',
+    fix: 'end it and start it again: iotdm emulator stop',
+  },
   'input.unreadable': {
     meaning: 'an input file cannot be read',
     cause: 'a wrong name, or a file of another user',

@@ -1,17 +1,19 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { join, resolve } from 'node:path';
 import { IotdmError } from '../../src/errors.ts';
+import type { KnobReport, Knobs, KnobTexts } from '../../src/emulator/knobs.ts';
 import type { EmulatorStatus } from '../../src/emulator/status.ts';
 import { startInBackground, type BackgroundMessage } from '../shared/background.ts';
 import type { Context } from '../shared/context.ts';
 import { table, type Verb } from '../shared/verb.ts';
+import { faultNotes, knobArguments, knobOptions, knobRows } from './knob-options.ts';
 
 const notice = 'DPS emulator for rehearsal, never for production: its keys are plain files.';
 
 export const emulatorDirOption = (): Option =>
   new Option('--dir <dir>', 'where it keeps its state').default(join('.iotdm', 'emulator'));
 
-export interface EmulatorStartOptions {
+export interface EmulatorStartOptions extends KnobTexts {
   readonly dir: string;
   readonly port?: number;
   readonly foreground?: boolean;
@@ -23,12 +25,16 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   description:
     "Starts an emulator of Azure's Device Provisioning Service for rehearsal, never for production, and returns once " +
     'it answers. It serves the operators’ API over TLS on 127.0.0.1, with a certificate authority and a service key ' +
-    'of its own. Started again on the same directory it is the same service.',
+    'of its own. Started again on the same directory it is the same service. It is well-behaved, unless quota, latency ' +
+    'and faults are asked for, which make the rehearsal harder.',
   examples: [
     'iotdm emulator start',
     'export IOTDM_CA=.iotdm/emulator/ca.pem',
     'iotdm enrollment list --dps-connection-string-file .iotdm/emulator/service-connection-string',
+    'iotdm emulator start --quota 1000 --latency 20-80',
+    'iotdm emulator start --fault 503,rate=5% --fault cut-after,method=POST,path=/enrollments,nth=3 --fault-seed 7',
   ],
+  notes: faultNotes,
   seeAlso: ['iotdm emulator stop', 'iotdm enrollment create', 'iotdm simulator start'],
   settings: ['dry-run'],
   options: [
@@ -42,25 +48,33 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
       },
     ),
     new Option('--foreground', 'stay until it is ended with Ctrl-C'),
+    ...knobOptions(),
   ],
-  async run(context, _args, { dir: given, port, foreground = false }) {
+  async run(context, _args, { dir: given, port, foreground = false, ...knobTexts }) {
     const dir = resolve(given);
     if (context.settings.json) context.console.warn(notice);
-    const { emulatorStatus } = await import('../../src/emulator/status.ts');
+    const [{ emulatorStatus }, { parseKnobs, knobReport }] = await Promise.all([
+      import('../../src/emulator/status.ts'),
+      import('../../src/emulator/knobs.ts'),
+    ]);
+    const knobs = parseKnobs(knobTexts);
     if (context.settings.dryRun) {
       const before = emulatorStatus(dir);
       if (!before.running) context.console.note(`would start an emulator in ${dir}`);
       return before;
     }
-    if (foreground) return serve(context, dir, port);
+    if (foreground) return serve(context, dir, port, knobs);
     const before = emulatorStatus(dir);
-    if (before.running) return before;
+    if (before.running) {
+      checkSameKnobs(before, knobReport(knobs));
+      return before;
+    }
     const progress = await context.console.progress('Starting the emulator');
     try {
       const args = ['emulator', 'start', '--foreground', '--dir', dir];
       await startInBackground(
         context.host,
-        [...args, ...(port === undefined ? [] : ['--port', String(port)])],
+        [...args, ...(port === undefined ? [] : ['--port', String(port)]), ...knobArguments(knobTexts)],
         dir,
       );
     } finally {
@@ -72,7 +86,12 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
 };
 
 /** Runs until it is told to end; tells the process that started it in the background, if there is one, how it went. */
-async function serve(context: Context, dir: string, port: number | undefined): Promise<EmulatorStatus> {
+async function serve(
+  context: Context,
+  dir: string,
+  port: number | undefined,
+  knobs: Knobs,
+): Promise<EmulatorStatus> {
   const { notifyParent, signal } = context.host;
   const tell = (message: BackgroundMessage): void => {
     notifyParent?.(message);
@@ -85,8 +104,10 @@ async function serve(context: Context, dir: string, port: number | undefined): P
     const emulator = await startEmulator({
       dir,
       ...(port === undefined ? {} : { port }),
-      onRequest: ({ method, path, status, elapsedMs }) => {
-        context.console.trace(`emulator: ${method} ${path} ${status} ${elapsedMs.toFixed(0)} ms`);
+      ...knobs,
+      onRequest: ({ method, path, status, elapsedMs, fault }) => {
+        const disturbed = fault === undefined ? '' : ` (fault ${fault})`;
+        context.console.trace(`emulator: ${method} ${path} ${status} ${elapsedMs.toFixed(0)} ms${disturbed}`);
       },
     });
     const status = emulatorStatus(dir);
@@ -110,12 +131,23 @@ async function serve(context: Context, dir: string, port: number | undefined): P
   return emulatorStatus(dir);
 }
 
+/** One that runs keeps its knobs: to say that it has others would be a lie. */
+function checkSameKnobs({ knobs, pid, dir }: EmulatorStatus, wanted: KnobReport | undefined): void {
+  if (wanted === undefined) return;
+  const faultSeed = wanted.faultSeed ?? knobs?.faultSeed ?? null;
+  if (JSON.stringify({ ...wanted, faultSeed }) === JSON.stringify(knobs)) return;
+  throw new IotdmError(
+    'usage.emulator-running',
+    `an emulator runs in ${dir} already (process ${pid ?? 'unknown'}), and not with this quota, latency and faults`,
+  );
+}
+
 function describe(status: EmulatorStatus): string {
   return `${notice}\n${emulatorTable(status)}`;
 }
 
 export function emulatorTable(status: EmulatorStatus): string {
-  const { running, pid, host, connectionStringFile, ca, dir } = status;
+  const { running, pid, host, connectionStringFile, ca, dir, knobs } = status;
   if (!running) {
     return table([
       ['Running', 'no'],
@@ -128,5 +160,6 @@ export function emulatorTable(status: EmulatorStatus): string {
     ['Credentials', `--dps-connection-string-file ${connectionStringFile ?? '-'}`],
     ['Trust', `--ca ${ca ?? '-'}`],
     ['State', dir],
+    ...knobRows(knobs),
   ]);
 }

@@ -13,6 +13,8 @@ export interface Verb<Arguments extends readonly unknown[], Options, Result> {
   /** What it does, and what it leaves alone, for its own help. */
   readonly description: string;
   readonly examples: readonly string[];
+  /** What its help explains after the options, in lines of its own. */
+  readonly notes?: string;
   /** Where to go next. */
   readonly seeAlso: readonly string[];
   readonly settings: readonly SettingGroup[];
@@ -57,6 +59,7 @@ export function declare<Arguments extends readonly unknown[], Options, Result>(
     visibleGlobalOptions: (shown) =>
       globalOptions(shown).filter((option) => isShownFor(verb.settings, option)),
   });
+  if (verb.notes !== undefined) command.addHelpText('after', `\n${verb.notes}`);
   command.addHelpText('after', footer(verb.examples, verb.seeAlso));
   command.action(async (...received: unknown[]) => {
     const args = received.slice(0, -2) as unknown as Arguments;

@@ -4,21 +4,24 @@
  * keys are plain files.
  */
 
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { join, resolve } from 'node:path';
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { Disturbance } from './disturbance.ts';
 import { EnrollmentStore } from './enrollment-store.ts';
+import { knobReport, largestSeed, type KnobReport, type Knobs } from './knobs.ts';
 import { requestListener, type AnsweredRequest } from './router.ts';
 import type { SharedAccessPolicy } from './sas.ts';
 import { serviceApi } from './service-api.ts';
 import { lockStateDirectory, makeStateDirectory, readState, writeState } from './state-directory.ts';
 import { caFile, serverIdentity, type ServerIdentity } from './tls.ts';
 
-export interface EmulatorOptions {
+/** With knobs it misbehaves on purpose, for this run only. */
+export interface EmulatorOptions extends Knobs {
   /** State directory, made with mode 0700. */
   readonly dir: string;
   /** TCP port. Without it, or with 0, the one that is recorded in the directory if it is free, else any free one. */
@@ -38,6 +41,8 @@ export interface EmulatorInfo {
   /** The file that holds the PEM certificate to trust. */
   readonly ca: string;
   readonly dir: string;
+  /** Null when nothing makes it misbehave. */
+  readonly knobs: KnobReport | null;
 }
 
 export interface RunningEmulator {
@@ -73,7 +78,9 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
     for (const step of undo.splice(0).reverse()) step();
   };
   try {
-    const lock = lockStateDirectory(dir);
+    const knobs = { ...options, faultSeed: options.faultSeed ?? randomInt(largestSeed + 1) };
+    const report = knobReport(knobs);
+    const lock = lockStateDirectory(dir, report === undefined ? {} : { knobs: report });
     undo.push(() => {
       lock.release();
     });
@@ -97,7 +104,16 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
       const created = settings?.created ?? clock().toISOString();
       writeState(dir, settingsFile, `${JSON.stringify({ port, created })}\n`);
       const policy = { resource: host, keyName, key };
-      return new Emulator(dir, port, { server, store, policy, clock, release, onRequest: options.onRequest });
+      const disturbance = report === undefined ? undefined : new Disturbance(knobs);
+      return new Emulator(dir, port, report ?? null, {
+        server,
+        store,
+        policy,
+        clock,
+        release,
+        disturbance,
+        onRequest: options.onRequest,
+      });
     } catch (error) {
       await server.close();
       throw error;
@@ -114,6 +130,7 @@ interface Parts {
   readonly policy: SharedAccessPolicy;
   readonly clock: () => Date;
   readonly release: () => void;
+  readonly disturbance: Disturbance | undefined;
   readonly onRequest: ((entry: AnsweredRequest) => void) | undefined;
 }
 
@@ -123,7 +140,7 @@ class Emulator implements RunningEmulator {
   readonly #parts: Parts;
   #closing: Promise<void> | undefined;
 
-  constructor(dir: string, port: number, parts: Parts) {
+  constructor(dir: string, port: number, knobs: KnobReport | null, parts: Parts) {
     this.#parts = parts;
     this.info = {
       host: parts.policy.resource,
@@ -131,14 +148,14 @@ class Emulator implements RunningEmulator {
       connectionStringFile: join(dir, connectionStringFile),
       ca: join(dir, caFile),
       dir,
+      knobs,
     };
-    const { server, store, policy, clock, onRequest } = parts;
-    server.serve(
-      requestListener([serviceApi(store, policy, clock)], clock, (entry) => {
-        this.#requests += 1;
-        onRequest?.(entry);
-      }),
-    );
+    const { server, store, policy, clock, disturbance, onRequest } = parts;
+    const onAnswer = (entry: AnsweredRequest): void => {
+      this.#requests += 1;
+      onRequest?.(entry);
+    };
+    server.serve(requestListener([serviceApi(store, policy, clock)], { clock, onAnswer, disturbance }));
   }
 
   get requests(): number {

@@ -5,7 +5,12 @@
 
 import type { IncomingHttpHeaders, IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { systemErrorCode } from '../errors.ts';
+import { deliver, type ServiceAnswer } from './delivery.ts';
+import type { Disturbance, QuotaKind } from './disturbance.ts';
+import { formatFault, type Fault } from './fault-spec.ts';
 import { errorDetails, ServiceError, serviceErrorCodes } from './service-error.ts';
+
+export type { ServiceAnswer } from './delivery.ts';
 
 export interface ServiceRequest {
   /** What stands for the `:name` parts of the route's path, decoded, in order. */
@@ -13,13 +18,6 @@ export interface ServiceRequest {
   readonly headers: IncomingHttpHeaders;
   /** The JSON document that was sent; undefined where the route takes none. */
   readonly body: unknown;
-}
-
-export interface ServiceAnswer {
-  readonly status: number;
-  /** A JSON document. */
-  readonly json?: string;
-  readonly headers?: Readonly<Record<string, string>>;
 }
 
 export interface Route {
@@ -30,6 +28,12 @@ export interface Route {
   readonly body: 'json' | 'ignored';
   /** Throws ServiceError to refuse. */
   readonly handle: (request: ServiceRequest) => ServiceAnswer;
+  /** What it counts towards; routes without one are not throttled. */
+  readonly quota?: QuotaKind;
+  /** How many enrollments a bulk request is about; what is not bulk has none. Must not throw. */
+  readonly bulkSize?: (body: unknown) => number;
+  /** Does what another writer would do who came just before; what changes nothing has none. Must not throw. */
+  readonly anotherWriter?: (request: ServiceRequest) => void;
 }
 
 /** Routes that share their versions and their credentials. */
@@ -45,8 +49,19 @@ export interface AnsweredRequest {
   readonly method: string;
   /** Without the query string. */
   readonly path: string;
+  /** That of the answer as it was meant, also where a fault kept it from the caller. */
   readonly status: number;
+  /** What was done to it on purpose. */
+  readonly fault?: string;
   readonly elapsedMs: number;
+}
+
+export interface RouterOptions {
+  readonly clock: () => Date;
+  /** Called once for each request, as its answer is sent. */
+  readonly onAnswer: (entry: AnsweredRequest) => void;
+  /** Nothing is disturbed when absent. */
+  readonly disturbance?: Disturbance | undefined;
 }
 
 const largestBody = 4 * 1024 * 1024;
@@ -58,12 +73,15 @@ interface CompiledRoute extends Route {
   readonly parts: readonly string[];
 }
 
-/** A listener for Node's HTTP servers. `onAnswer` is called once for each request, as its answer is sent. */
-export function requestListener(
-  apis: readonly ServiceApi[],
-  clock: () => Date,
-  onAnswer: (entry: AnsweredRequest) => void,
-): RequestListener {
+/** What has been decided about a request. */
+interface Outcome {
+  readonly answer: ServiceAnswer;
+  readonly fault: Fault | undefined;
+}
+
+/** A listener for Node's HTTP servers. */
+export function requestListener(apis: readonly ServiceApi[], options: RouterOptions): RequestListener {
+  const { clock, onAnswer, disturbance } = options;
   const routes = apis.flatMap((api) =>
     api.routes.map((route) => ({ ...route, api, parts: route.path.split('/').slice(1) })),
   );
@@ -71,47 +89,141 @@ export function requestListener(
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const startedAt = performance.now();
     const [path = '/', query = ''] = splitOnce(request.url ?? '/', '?');
-    let answer: ServiceAnswer | undefined;
+    let outcome: Outcome | undefined;
     try {
-      answer = await answerTo(routes, request, path, query);
+      outcome = await outcomeOf(routes, request, path, query, options);
     } catch (error) {
-      answer = refusal(error, clock());
+      outcome = { answer: refusal(error, clock()), fault: undefined };
     }
-    if (answer === undefined) return;
-    send(response, answer);
-    onAnswer({
-      method: request.method ?? '',
-      path,
-      status: answer.status,
-      elapsedMs: performance.now() - startedAt,
-    });
+    if (outcome === undefined) return;
+    const { answer, fault } = outcome;
+    const sent = deliver(response, answer, fault, disturbance?.nextDelayMs() ?? 0);
+    const tell = (): void => {
+      onAnswer({
+        method: request.method ?? '',
+        path,
+        status: answer.status,
+        ...(fault === undefined ? {} : { fault: formatFault(fault) }),
+        elapsedMs: performance.now() - startedAt,
+      });
+    };
+    if (disturbance === undefined) tell();
+    else await sent.then(tell);
   }
 
   return (request, response) => {
     // A caller that goes away early is no fault of the emulator's.
     request.on('error', () => undefined);
+    response.on('error', () => undefined);
     void respond(request, response);
   };
 }
 
 /** Undefined when the caller has gone away before its request was complete. */
-async function answerTo(
+async function outcomeOf(
   routes: readonly CompiledRoute[],
   request: IncomingMessage,
   path: string,
   query: string,
-): Promise<ServiceAnswer | undefined> {
+  { clock, disturbance }: RouterOptions,
+): Promise<Outcome | undefined> {
   const { route, parameters } = find(routes, request.method ?? '', path);
   checkApiVersion(query, route.api.apiVersions);
   route.api.authorize(request.headers);
+  const received = await receive(route, request);
+  if (received === undefined) return undefined;
+  const { headers } = request;
+  const handled = (): ServiceAnswer => {
+    if ('problem' in received) throw received.problem;
+    return route.handle({ parameters, headers, body: received.body });
+  };
+  if (disturbance === undefined) return { answer: handled(), fault: undefined };
+
+  const body = 'body' in received ? received.body : undefined;
+  if (route.quota !== undefined) {
+    const wait = disturbance.throttle(route.quota, route.bulkSize?.(body) ?? 1, clock());
+    if (wait !== undefined) throw tooManyRequests(wait);
+  }
+  const fault = disturbance.faultFor({
+    method: route.method,
+    path: withoutTrailingSlash(path),
+    isBulk: route.bulkSize !== undefined,
+    isWrite: route.anotherWriter !== undefined,
+  });
+  return { answer: disturbed(fault, { parameters, headers, body }, route, handled, clock), fault };
+}
+
+/** The answer to a request that a fault may befall. What is done to its delivery is not done here. */
+function disturbed(
+  fault: Fault | undefined,
+  request: ServiceRequest,
+  route: Route,
+  handled: () => ServiceAnswer,
+  clock: () => Date,
+): ServiceAnswer {
+  const regular = (): ServiceAnswer => {
+    try {
+      return handled();
+    } catch (error) {
+      return refusal(error, clock());
+    }
+  };
+  switch (fault?.kind) {
+    case 'cut-before':
+      return { status: 503 };
+    case 'status':
+      if (fault.applied === true) regular();
+      return faultAnswer(fault, clock());
+    case 'etag-race':
+      route.anotherWriter?.(request);
+      return regular();
+    case 'unknown-ids':
+      return withUnknownIds(regular());
+    default:
+      return regular();
+  }
+}
+
+function faultAnswer({ status, retryAfter }: Extract<Fault, { kind: 'status' }>, now: Date): ServiceAnswer {
+  // The first error of that status, as far as errors have been given numbers.
+  const errorCode = status * 1000 + 1;
+  return {
+    status,
+    json: errorDetails({ errorCode, message: 'the emulator was told to refuse this request' }, now),
+    headers: {
+      'x-ms-error-code': String(errorCode),
+      ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
+    },
+  };
+}
+
+/** A bulk result that blames enrollments which nobody has sent. */
+function withUnknownIds(answer: ServiceAnswer): ServiceAnswer {
+  if (answer.status !== 200 || answer.json === undefined) return answer;
+  const { errors } = JSON.parse(answer.json) as { errors: readonly unknown[] };
+  const unknown = ['nobody-sent-this-1', 'nobody-sent-this-2'].map((registrationId) => ({
+    registrationId,
+    errorCode: serviceErrorCodes.internal,
+    errorStatus: 'the emulator was told to name an enrollment that was not sent',
+  }));
+  return { ...answer, json: JSON.stringify({ isSuccessful: false, errors: [...errors, ...unknown] }) };
+}
+
+type Received = { readonly body: unknown } | { readonly problem: unknown };
+
+/** The body as far as the route takes one, or what is wrong with it; undefined when the caller has gone away. */
+async function receive(route: Route, request: IncomingMessage): Promise<Received | undefined> {
   if (route.body === 'ignored') {
     request.resume();
-    return route.handle({ parameters, headers: request.headers, body: undefined });
+    return { body: undefined };
   }
-  checkContentType(request.headers['content-type']);
-  const bytes = await readBody(request);
-  if (bytes === undefined) return undefined;
-  return route.handle({ parameters, headers: request.headers, body: parseJson(bytes) });
+  try {
+    checkContentType(request.headers['content-type']);
+    const bytes = await readBody(request);
+    return bytes === undefined ? undefined : { body: parseJson(bytes) };
+  } catch (problem) {
+    return { problem };
+  }
 }
 
 function find(
@@ -119,9 +231,7 @@ function find(
   method: string,
   path: string,
 ): { route: CompiledRoute; parameters: readonly string[] } {
-  const parts = path.split('/').slice(1);
-  // Azure's own Node.js client posts bulk requests to `/enrollments/`.
-  if (parts.length > 1 && parts.at(-1) === '') parts.pop();
+  const parts = withoutTrailingSlash(path).split('/').slice(1);
   const allowed: string[] = [];
   for (const route of routes) {
     if (!matches(route.parts, parts)) continue;
@@ -138,6 +248,11 @@ function find(
   throw new ServiceError(serviceErrorCodes.methodNotAllowed, 'the path does not have this method', {
     allow: [...new Set(allowed)].join(', '),
   });
+}
+
+/** Azure's own Node.js client posts bulk requests to `/enrollments/`. */
+function withoutTrailingSlash(path: string): string {
+  return path.length > 1 && path.endsWith('/') ? path.slice(0, -1) : path;
 }
 
 function matches(pattern: readonly string[], parts: readonly string[]): boolean {
@@ -222,6 +337,12 @@ function invalidRequest(message: string): ServiceError {
   return new ServiceError(serviceErrorCodes.invalidRequest, message);
 }
 
+function tooManyRequests(seconds: number): ServiceError {
+  return new ServiceError(serviceErrorCodes.tooManyRequests, 'the quota of operations is used up', {
+    'retry-after': String(seconds),
+  });
+}
+
 function refusal(error: unknown, now: Date): ServiceAnswer {
   const refused =
     error instanceof ServiceError
@@ -236,21 +357,6 @@ function refusal(error: unknown, now: Date): ServiceAnswer {
     json: errorDetails(refused, now),
     headers: { ...refused.headers, 'x-ms-error-code': String(refused.errorCode) },
   };
-}
-
-function send(response: ServerResponse, answer: ServiceAnswer): void {
-  if (answer.json === undefined) {
-    response.writeHead(answer.status, { ...answer.headers }).end();
-    return;
-  }
-  const body = Buffer.from(answer.json, 'utf8');
-  response
-    .writeHead(answer.status, {
-      'content-type': 'application/json; charset=utf-8',
-      'content-length': body.length,
-      ...answer.headers,
-    })
-    .end(body);
 }
 
 function splitOnce(text: string, separator: string): readonly string[] {

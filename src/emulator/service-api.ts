@@ -2,7 +2,7 @@
 
 import type { EnrollmentChange, EnrollmentRecord, EnrollmentStore } from './enrollment-store.ts';
 import { enrollmentContent, object, registrationId, type EnrollmentContent } from './enrollment-rules.ts';
-import type { ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
+import type { Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { signatureProblem, type SharedAccessPolicy } from './sas.ts';
 import { ServiceError, serviceErrorCodes } from './service-error.ts';
 
@@ -22,43 +22,62 @@ export function serviceApi(
   clock: () => Date,
 ): ServiceApi {
   const service = new ProvisioningServiceApi(store, clock);
+  const anotherWriter: Route['anotherWriter'] = ({ parameters, body }) => {
+    service.changeByAnotherWriter(parameters.length > 0 ? parameters : sentIds(body));
+  };
+  const routes: readonly Route[] = [
+    {
+      method: 'POST',
+      path: '/enrollments/query',
+      body: 'json',
+      handle: (request) => service.query(request),
+    },
+    {
+      method: 'POST',
+      path: '/enrollments',
+      body: 'json',
+      handle: (request) => service.bulk(request),
+      bulkSize: (body) => Math.max(1, sentIds(body).length),
+      anotherWriter,
+    },
+    { method: 'GET', path: '/enrollments/:id', body: 'ignored', handle: (request) => service.get(request) },
+    {
+      method: 'PUT',
+      path: '/enrollments/:id',
+      body: 'json',
+      handle: (request) => service.put(request),
+      anotherWriter,
+    },
+    {
+      method: 'DELETE',
+      path: '/enrollments/:id',
+      body: 'ignored',
+      handle: (request) => service.delete(request),
+      anotherWriter,
+    },
+    {
+      method: 'POST',
+      path: '/enrollments/:id/attestationmechanism',
+      body: 'ignored',
+      handle: (request) => service.attestationMechanism(request),
+    },
+    { method: 'GET', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
+    { method: 'DELETE', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
+  ];
   return {
     apiVersions: [apiVersion],
     authorize(headers) {
       const problem = signatureProblem(headers.authorization, policy, clock());
       if (problem !== undefined) throw new ServiceError(serviceErrorCodes.unauthorized, problem);
     },
-    routes: [
-      {
-        method: 'POST',
-        path: '/enrollments/query',
-        body: 'json',
-        handle: (request) => service.query(request),
-      },
-      { method: 'POST', path: '/enrollments', body: 'json', handle: (request) => service.bulk(request) },
-      { method: 'GET', path: '/enrollments/:id', body: 'ignored', handle: (request) => service.get(request) },
-      { method: 'PUT', path: '/enrollments/:id', body: 'json', handle: (request) => service.put(request) },
-      {
-        method: 'DELETE',
-        path: '/enrollments/:id',
-        body: 'ignored',
-        handle: (request) => service.delete(request),
-      },
-      {
-        method: 'POST',
-        path: '/enrollments/:id/attestationmechanism',
-        body: 'ignored',
-        handle: (request) => service.attestationMechanism(request),
-      },
-      { method: 'GET', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
-      { method: 'DELETE', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
-    ],
+    routes: routes.map((route) => ({ ...route, quota: 'operations' })),
   };
 }
 
 class ProvisioningServiceApi {
   readonly #store: EnrollmentStore;
   readonly #clock: () => Date;
+  #otherChanges = 0;
 
   constructor(store: EnrollmentStore, clock: () => Date) {
     this.#store = store;
@@ -143,6 +162,26 @@ class ProvisioningServiceApi {
     };
   }
 
+  /**
+   * Changes those of the enrollments that exist as another client would: a member that nothing else of the emulator
+   * touches, so that whoever overwrites the change can be found out.
+   */
+  changeByAnotherWriter(ids: readonly string[]): void {
+    const changes = ids.flatMap((id) => {
+      const existing = this.#store.find(id);
+      if (existing === undefined) return [];
+      const content = JSON.parse(existing.json) as EnrollmentContent;
+      this.#otherChanges += 1;
+      const information = content['optionalDeviceInformation'] as object | undefined;
+      const changed = {
+        ...content,
+        optionalDeviceInformation: { ...information, anotherWriter: this.#otherChanges },
+      };
+      return [{ put: this.#record(changed, existing) }];
+    });
+    this.#store.commit(changes);
+  }
+
   #bulkChange(mode: BulkMode, members: Readonly<Record<string, unknown>>): EnrollmentChange {
     const content = enrollmentContent(members);
     const { registrationId } = content;
@@ -206,6 +245,16 @@ function bulkOperation(body: unknown): BulkOperation {
     throw invalidRequest('enrollments holds the same registrationId twice');
   }
   return { mode: knownMode, items };
+}
+
+/** The ids in a bulk operation, as far as it can be understood. */
+function sentIds(body: unknown): readonly string[] {
+  const { enrollments } = (body ?? {}) as { readonly enrollments?: unknown };
+  if (!Array.isArray(enrollments)) return [];
+  return enrollments.flatMap((item: unknown) => {
+    const { registrationId: id } = (item ?? {}) as { readonly registrationId?: unknown };
+    return typeof id === 'string' ? [id] : [];
+  });
 }
 
 const anyEtag = '*';

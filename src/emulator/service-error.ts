@@ -19,6 +19,7 @@ export const serviceErrorCodes = {
   etagMismatch: 412201,
   bodyTooLarge: 413001,
   unsupportedMediaType: 415001,
+  tooManyRequests: 429001,
   internal: 500001,
 } as const;
 
@@ -43,7 +44,10 @@ export class ServiceError extends Error {
 }
 
 /** The JSON of definition ProvisioningServiceErrorDetails. */
-export function errorDetails(error: ServiceError, now: Date): string {
+export function errorDetails(
+  error: { readonly errorCode: number; readonly message: string },
+  now: Date,
+): string {
   return JSON.stringify({
     errorCode: error.errorCode,
     trackingId: randomUUID(),

@@ -82,21 +82,22 @@ function replace(dir: string, name: string, text: string, mode: number): void {
 /**
  * Holds the directory for this process until `release()`. A lock whose process is gone, as `kill -9` leaves it, is
  * taken over.
+ * @param notes what others may want to know about the holder; it is forgotten with the lock
  * @throws IotdmError `input.locked` naming the process that holds it
  */
-export function lockStateDirectory(dir: string): StateLock {
+export function lockStateDirectory(dir: string, notes: Readonly<Record<string, unknown>> = {}): StateLock {
   const lock = join(dir, 'lock');
   if (held.has(lock)) throw inUse(dir, process.pid);
   const draft = join(dir, `.lock.${randomUUID()}`);
-  const holder = JSON.stringify({ pid: process.pid, started: startOf(process.pid) });
+  const content = JSON.stringify({ pid: process.pid, started: startOf(process.pid), ...notes });
   try {
-    writeFileSync(draft, holder, { flag: 'wx', mode: ownerOnly });
+    writeFileSync(draft, content, { flag: 'wx', mode: ownerOnly });
     // Linked in its final form, so that nobody ever reads an empty lock.
     while (!tryLink(draft, lock)) {
       const text = readState(dir, 'lock');
       if (text === undefined) continue;
-      const pid = livingHolder(text);
-      if (pid !== undefined) throw inUse(dir, pid);
+      const holder = livingHolder(text);
+      if (holder !== undefined) throw inUse(dir, holder.pid);
       removeDeadLock(dir, lock, text);
     }
   } catch (cause) {
@@ -113,8 +114,14 @@ export function lockStateDirectory(dir: string): StateLock {
   };
 }
 
+export interface Holder {
+  readonly pid: number;
+  /** Everything in the lock; what others than this process wrote is not to be trusted. */
+  readonly notes: Readonly<Record<string, unknown>>;
+}
+
 /** The living process that holds the directory, or undefined when none does. @throws IotdmError `input.unreadable` */
-export function holderOf(dir: string): number | undefined {
+export function holderOf(dir: string): Holder | undefined {
   const text = readState(dir, 'lock');
   return text === undefined ? undefined : livingHolder(text);
 }
@@ -150,19 +157,20 @@ function removeDeadLock(dir: string, lock: string, text: string): void {
 }
 
 /** The process that wrote the lock, if it is still there. */
-function livingHolder(text: string): number | undefined {
-  let holder: unknown;
+function livingHolder(text: string): Holder | undefined {
+  let parsed: unknown;
   try {
-    holder = JSON.parse(text);
+    parsed = JSON.parse(text);
   } catch {
     return undefined;
   }
-  if (typeof holder !== 'object' || holder === null) return undefined;
-  const { pid, started } = holder as Record<string, unknown>;
+  if (typeof parsed !== 'object' || parsed === null) return undefined;
+  const notes = parsed as Readonly<Record<string, unknown>>;
+  const { pid, started } = notes;
   if (typeof pid !== 'number' || !Number.isSafeInteger(pid) || pid <= 0 || !isAlive(pid)) return undefined;
   // The same number may have gone to another process since, in a restarted container to this very one.
   const now = startOf(pid);
-  return typeof started === 'string' && now !== null && now !== started ? undefined : pid;
+  return typeof started === 'string' && now !== null && now !== started ? undefined : { pid, notes };
 }
 
 function isAlive(pid: number): boolean {

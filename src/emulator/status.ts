@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { IotdmError, systemErrorCode } from '../errors.ts';
+import type { KnobReport } from './knobs.ts';
 import { holderOf, readState, removeDrafts } from './state-directory.ts';
 
 /** Parts that are absent, as all are while it does not run, are null. */
@@ -20,6 +21,8 @@ export interface EmulatorStatus {
   readonly ca: string | null;
   readonly dir: string;
   readonly pid: number | null;
+  /** What makes it misbehave; null when nothing does. */
+  readonly knobs: KnobReport | null;
 }
 
 /** Those that are replaced as a whole. */
@@ -38,14 +41,37 @@ const POLL_MS = 20;
 /** @throws IotdmError `input.unreadable` */
 export function emulatorStatus(directory: string): EmulatorStatus {
   const dir = resolve(directory);
-  const pid = holderOf(dir);
+  const holder = holderOf(dir);
   const connectionStringFile = join(dir, 'service-connection-string');
   const host = /^HostName=([^;]+);/.exec(readState(dir, 'service-connection-string') ?? '')?.[1];
   const absent = { deviceHost: null, idScope: null };
-  if (pid === undefined || host === undefined) {
-    return { running: false, host: null, ...absent, connectionStringFile: null, ca: null, dir, pid: null };
+  if (holder === undefined || host === undefined) {
+    return {
+      running: false,
+      host: null,
+      ...absent,
+      connectionStringFile: null,
+      ca: null,
+      dir,
+      pid: null,
+      knobs: null,
+    };
   }
-  return { running: true, host, ...absent, connectionStringFile, ca: join(dir, 'ca.pem'), dir, pid };
+  return {
+    running: true,
+    host,
+    ...absent,
+    connectionStringFile,
+    ca: join(dir, 'ca.pem'),
+    dir,
+    pid: holder.pid,
+    knobs: knobsIn(holder.notes),
+  };
+}
+
+/** The knobs as the running emulator wrote them into its lock. */
+function knobsIn({ knobs }: Readonly<Record<string, unknown>>): KnobReport | null {
+  return typeof knobs === 'object' ? (knobs as KnobReport | null) : null;
 }
 
 /**
@@ -55,11 +81,11 @@ export function emulatorStatus(directory: string): EmulatorStatus {
  */
 export async function stopEmulator(directory: string, { wipe = false } = {}): Promise<boolean> {
   const dir = resolve(directory);
-  const pid = holderOf(dir);
+  const pid = holderOf(dir)?.pid;
   if (pid !== undefined) {
     askToEnd(pid);
     const deadline = Date.now() + STOP_TIMEOUT_MS;
-    while (holderOf(dir) === pid) {
+    while (holderOf(dir)?.pid === pid) {
       if (Date.now() > deadline) {
         throw new IotdmError('input.locked', `the emulator (process ${pid}) does not end`);
       }

@@ -21,7 +21,7 @@ type Part = 'simulator' | 'emulator';
 
 const keys: Readonly<Record<Part, readonly string[]>> = {
   simulator: ['running', 'tcti', 'dir', 'pid'],
-  emulator: ['running', 'host', 'deviceHost', 'idScope', 'connectionStringFile', 'ca', 'dir', 'pid'],
+  emulator: ['running', 'host', 'deviceHost', 'idScope', 'connectionStringFile', 'ca', 'dir', 'pid', 'knobs'],
 };
 
 /** A state directory whose process, whatever becomes of the test, does not outlive it. */
