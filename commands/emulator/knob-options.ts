@@ -12,6 +12,7 @@ export const knobOptions = (): Option[] => [
     'what a bulk request counts as (default: one for each enrollment)',
   ).choices(['request', 'enrollment']),
   new Option('--latency <ms>', 'hold each answer back for so long; 50-200: for a random time between'),
+  new Option('--assign-delay <ms>', 'let devices that register wait so long for their hub'),
   new Option(
     '--fault <spec>',
     'misbehave on purpose, as explained below; may be given several times',
@@ -40,11 +41,13 @@ export const faultNotes = [
 ].join('\n');
 
 /** The same knobs as arguments, for the process in the background. */
-export function knobArguments({ quota, bulkCost, latency, fault = [], faultSeed }: KnobTexts): string[] {
+export function knobArguments(texts: KnobTexts): string[] {
+  const { quota, bulkCost, latency, assignDelay, fault = [], faultSeed } = texts;
   const single = {
     '--quota': quota,
     '--bulk-cost': bulkCost,
     '--latency': latency,
+    '--assign-delay': assignDelay,
     '--fault-seed': faultSeed,
   };
   return [
@@ -55,12 +58,13 @@ export function knobArguments({ quota, bulkCost, latency, fault = [], faultSeed 
 
 export function knobRows(knobs: KnobReport | null): (readonly [string, string])[] {
   if (knobs === null) return [];
-  const { quota, bulkCost, latency, faults, faultSeed } = knobs;
+  const { quota, bulkCost, latency, assignDelay, faults, faultSeed } = knobs;
   const bulk =
     bulkCost === 'request' ? 'a bulk request counts once' : 'a bulk request counts its enrollments';
   return [
     ...(quota === null ? [] : [['Quota', `${quota}, ${bulk}`] as const]),
     ...(latency === null ? [] : [['Latency', `${latency} ms`] as const]),
+    ...(assignDelay === null ? [] : [['Assign delay', `${assignDelay} ms`] as const]),
     ...faults.map((fault) => ['Fault', fault] as const),
     ...(faultSeed === null ? [] : [['Fault seed', String(faultSeed)] as const]),
   ];

@@ -1,7 +1,8 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { join, resolve } from 'node:path';
 import { IotdmError } from '../../src/errors.ts';
-import type { KnobReport, Knobs, KnobTexts } from '../../src/emulator/knobs.ts';
+import type { EmulatorOptions } from '../../src/emulator/emulator.ts';
+import type { KnobReport, KnobTexts } from '../../src/emulator/knobs.ts';
 import type { EmulatorStatus } from '../../src/emulator/status.ts';
 import { startInBackground, type BackgroundMessage } from '../shared/background.ts';
 import type { Context } from '../shared/context.ts';
@@ -13,9 +14,20 @@ const notice = 'DPS emulator for rehearsal, never for production: its keys are p
 export const emulatorDirOption = (): Option =>
   new Option('--dir <dir>', 'where it keeps its state').default(join('.iotdm', 'emulator'));
 
+function portOption(flags: string, description: string): Option {
+  return new Option(flags, description).argParser((text) => {
+    const port = Number(text);
+    if (!Number.isInteger(port) || port < 1 || port > 65535)
+      throw new InvalidArgumentError('expected 1 to 65535.');
+    return port;
+  });
+}
+
 export interface EmulatorStartOptions extends KnobTexts {
   readonly dir: string;
   readonly port?: number;
+  readonly devicePort?: number;
+  readonly hubPort?: number;
   readonly foreground?: boolean;
 }
 
@@ -23,15 +35,16 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   name: 'start',
   summary: 'start a provisioning service on loopback in the background',
   description:
-    "Starts an emulator of Azure's Device Provisioning Service for rehearsal, never for production, and returns once " +
-    'it answers. It serves the operators’ API over TLS on 127.0.0.1, with a certificate authority and a service key ' +
-    'of its own. Started again on the same directory it is the same service. It is well-behaved, unless quota, latency ' +
-    'and faults are asked for, which make the rehearsal harder.',
+    "Starts an emulator of Azure's Device Provisioning Service and IoT Hub for rehearsal, never for production, and " +
+    'returns once it answers. It serves the operators’ API, the API at which devices register with their TPM, and the ' +
+    'hub, over TLS on 127.0.0.1, with a certificate authority and keys of its own. Started again on the same directory ' +
+    'it is the same service. It is well-behaved, unless quota, latency and faults are asked for, which make the ' +
+    'rehearsal harder.',
   examples: [
     'iotdm emulator start',
     'export IOTDM_CA=.iotdm/emulator/ca.pem',
     'iotdm enrollment list --dps-connection-string-file .iotdm/emulator/service-connection-string',
-    'iotdm emulator start --quota 1000 --latency 20-80',
+    'iotdm emulator start --quota 1000 --latency 20-80 --assign-delay 3000',
     'iotdm emulator start --fault 503,rate=5% --fault cut-after,method=POST,path=/enrollments,nth=3 --fault-seed 7',
   ],
   notes: faultNotes,
@@ -39,18 +52,16 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   settings: ['dry-run'],
   options: [
     emulatorDirOption(),
-    new Option('--port <port>', 'TCP port (default: the same as last time, or any free one)').argParser(
-      (text) => {
-        const port = Number(text);
-        if (!Number.isInteger(port) || port < 1 || port > 65535)
-          throw new InvalidArgumentError('expected 1 to 65535.');
-        return port;
-      },
+    portOption(
+      '--port <port>',
+      'TCP port of the operators’ API (default: the same as last time, or any free one)',
     ),
+    portOption('--device-port <port>', 'the same for the API at which devices register'),
+    portOption('--hub-port <port>', 'the same for the hub'),
     new Option('--foreground', 'stay until it is ended with Ctrl-C'),
     ...knobOptions(),
   ],
-  async run(context, _args, { dir: given, port, foreground = false, ...knobTexts }) {
+  async run(context, _args, { dir: given, foreground = false, port, devicePort, hubPort, ...knobTexts }) {
     const dir = resolve(given);
     if (context.settings.json) context.console.warn(notice);
     const [{ emulatorStatus }, { parseKnobs, knobReport }] = await Promise.all([
@@ -58,12 +69,17 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
       import('../../src/emulator/knobs.ts'),
     ]);
     const knobs = parseKnobs(knobTexts);
+    const ports = {
+      ...(port === undefined ? {} : { port }),
+      ...(devicePort === undefined ? {} : { devicePort }),
+      ...(hubPort === undefined ? {} : { hubPort }),
+    };
     if (context.settings.dryRun) {
       const before = emulatorStatus(dir);
       if (!before.running) context.console.note(`would start an emulator in ${dir}`);
       return before;
     }
-    if (foreground) return serve(context, dir, port, knobs);
+    if (foreground) return serve(context, { dir, ...ports, ...knobs });
     const before = emulatorStatus(dir);
     if (before.running) {
       checkSameKnobs(before, knobReport(knobs));
@@ -72,11 +88,10 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
     const progress = await context.console.progress('Starting the emulator');
     try {
       const args = ['emulator', 'start', '--foreground', '--dir', dir];
-      await startInBackground(
-        context.host,
-        [...args, ...(port === undefined ? [] : ['--port', String(port)]), ...knobArguments(knobTexts)],
-        dir,
+      const portArguments = Object.entries({ port, 'device-port': devicePort, 'hub-port': hubPort }).flatMap(
+        ([name, value]) => (value === undefined ? [] : [`--${name}=${value}`]),
       );
+      await startInBackground(context.host, [...args, ...portArguments, ...knobArguments(knobTexts)], dir);
     } finally {
       progress.done();
     }
@@ -86,12 +101,8 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
 };
 
 /** Runs until it is told to end; tells the process that started it in the background, if there is one, how it went. */
-async function serve(
-  context: Context,
-  dir: string,
-  port: number | undefined,
-  knobs: Knobs,
-): Promise<EmulatorStatus> {
+async function serve(context: Context, options: EmulatorOptions): Promise<EmulatorStatus> {
+  const { dir } = options;
   const { notifyParent, signal } = context.host;
   const tell = (message: BackgroundMessage): void => {
     notifyParent?.(message);
@@ -102,9 +113,7 @@ async function serve(
   ]);
   try {
     const emulator = await startEmulator({
-      dir,
-      ...(port === undefined ? {} : { port }),
-      ...knobs,
+      ...options,
       onRequest: ({ method, path, status, elapsedMs, fault }) => {
         const disturbed = fault === undefined ? '' : ` (fault ${fault})`;
         context.console.trace(`emulator: ${method} ${path} ${status} ${elapsedMs.toFixed(0)} ms${disturbed}`);
@@ -147,7 +156,8 @@ function describe(status: EmulatorStatus): string {
 }
 
 export function emulatorTable(status: EmulatorStatus): string {
-  const { running, pid, host, connectionStringFile, ca, dir, knobs } = status;
+  const { running, pid, host, deviceHost, idScope, hub, hubHost, connectionStringFile, ca, dir, knobs } =
+    status;
   if (!running) {
     return table([
       ['Running', 'no'],
@@ -157,6 +167,8 @@ export function emulatorTable(status: EmulatorStatus): string {
   return table([
     ['Running', `yes, process ${pid ?? '-'}`],
     ['DPS host', host ?? '-'],
+    ['Device host', `--device-host ${deviceHost ?? '-'} --id-scope ${idScope ?? '-'}`],
+    ['Hub', `${hub ?? '-'}, at ${hubHost ?? '-'}`],
     ['Credentials', `--dps-connection-string-file ${connectionStringFile ?? '-'}`],
     ['Trust', `--ca ${ca ?? '-'}`],
     ['State', dir],

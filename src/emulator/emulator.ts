@@ -1,31 +1,38 @@
 /**
- * Azure's Device Provisioning Service on loopback, for rehearsal and for tests: the operators' service API over TLS,
- * kept in a state directory. Started again on the same directory it is the same service. Never for production: its
- * keys are plain files.
+ * Azure's Device Provisioning Service and IoT Hub on loopback, for rehearsal and for tests, over TLS: the operators'
+ * service API, the devices' API and a hub, each on a port of its own, kept in a state directory. Started again on the
+ * same directory they are the same services. Never for production: their keys are plain files.
  */
 
 import { randomBytes, randomInt } from 'node:crypto';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { join, resolve } from 'node:path';
+import { createSecureContext, type SecureContext } from 'node:tls';
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { Secret } from '../secret.ts';
+import { deviceApi } from './device-api.ts';
+import { DeviceStore } from './device-store.ts';
 import { Disturbance } from './disturbance.ts';
 import { EnrollmentStore } from './enrollment-store.ts';
+import { hubApi } from './hub-api.ts';
 import { knobReport, largestSeed, type KnobReport, type Knobs } from './knobs.ts';
-import { requestListener, type AnsweredRequest } from './router.ts';
-import type { SharedAccessPolicy } from './sas.ts';
+import { requestListener, type AnsweredRequest, type ServiceApi } from './router.ts';
 import { serviceApi } from './service-api.ts';
 import { lockStateDirectory, makeStateDirectory, readState, writeState } from './state-directory.ts';
-import { caFile, serverIdentity, type ServerIdentity } from './tls.ts';
+import { caFile, ownHub, serverIdentity, type ServerIdentity } from './tls.ts';
 
 /** With knobs it misbehaves on purpose, for this run only. */
 export interface EmulatorOptions extends Knobs {
   /** State directory, made with mode 0700. */
   readonly dir: string;
-  /** TCP port. Without it, or with 0, the one that is recorded in the directory if it is free, else any free one. */
+  /** TCP port of the operators' API. Without it, or with 0, the recorded one if it is free, else any free one. */
   readonly port?: number;
+  /** The same for the devices' API. */
+  readonly devicePort?: number;
+  /** The same for the hub. */
+  readonly hubPort?: number;
   /** Dates enrollments and certificates, and judges whether tokens have expired. */
   readonly clock?: () => Date;
   /** Called once for each request, as its answer is sent. */
@@ -36,6 +43,13 @@ export interface EmulatorInfo {
   /** `127.0.0.1:PORT`. */
   readonly host: string;
   readonly port: number;
+  /** Where devices register, `127.0.0.1:PORT`. */
+  readonly deviceHost: string;
+  readonly idScope: string;
+  /** Where all hubs answer that devices are assigned to, `127.0.0.1:PORT`. */
+  readonly hubHost: string;
+  /** Name of the hub that devices are assigned to whose enrollments name none; its certificate is for this name. */
+  readonly hub: string;
   /** The file, readable for its owner only, that holds the service's connection string. */
   readonly connectionStringFile: string;
   /** The file that holds the PEM certificate to trust. */
@@ -59,6 +73,7 @@ const keyBytes = 32;
 const connectionStringFile = 'service-connection-string';
 const settingsFile = 'emulator.json';
 const enrollmentsFile = 'enrollments.ndjson';
+const devicesFile = 'devices.ndjson';
 
 /** Longer than clients keep idle connections, so that it is never the emulator that closes one under a new request. */
 const keepAliveMs = 75_000;
@@ -91,31 +106,74 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
     const clock = options.clock ?? (() => new Date());
     const settings = recordedSettings(dir);
     const identity = await serverIdentity(dir, clock());
-    const store = EnrollmentStore.open(join(dir, enrollmentsFile));
+    const enrollments = EnrollmentStore.open(join(dir, enrollmentsFile));
     undo.push(() => {
-      store.close();
+      enrollments.close();
     });
+    const devices = DeviceStore.open(join(dir, devicesFile));
+    undo.push(() => {
+      devices.close();
+    });
+    devices.forgetOrphans((id) => enrollments.find(id) !== undefined);
 
-    const server = new LoopbackServer(identity);
-    const port = await server.listen(options.port, settings?.port);
+    const service = new LoopbackServer(identity);
+    const registration = new LoopbackServer(identity);
+    const hub = new LoopbackServer(identity, (name) => name !== ownHub && devices.hasHub(name));
+    const servers = [service, registration, hub];
+    const closeServers = async (): Promise<void> => {
+      await Promise.all(servers.map((server) => server.close()));
+    };
     try {
+      const port = await service.listen(options.port, settings?.port);
+      const devicePort = await registration.listen(options.devicePort, settings?.devicePort);
+      const hubPort = await hub.listen(options.hubPort, settings?.hubPort);
       const host = `${loopback}:${port}`;
+      const deviceHost = `${loopback}:${devicePort}`;
+      const idScope = settings?.idScope ?? newIdScope();
       writeConnectionString(dir, host, key);
       const created = settings?.created ?? clock().toISOString();
-      writeState(dir, settingsFile, `${JSON.stringify({ port, created })}\n`);
+      writeState(
+        dir,
+        settingsFile,
+        `${JSON.stringify({ port, devicePort, hubPort, idScope, hub: ownHub, created })}\n`,
+      );
       const policy = { resource: host, keyName, key };
+      const apis: readonly (readonly [LoopbackServer, ServiceApi])[] = [
+        [service, serviceApi(enrollments, devices, policy, clock)],
+        [
+          registration,
+          deviceApi({
+            enrollments,
+            devices,
+            clock,
+            idScope,
+            host: deviceHost,
+            hub: ownHub,
+            assignDelayMs: options.assignDelayMs ?? 0,
+          }),
+        ],
+        [hub, hubApi(devices, clock)],
+      ];
+      const info: EmulatorInfo = {
+        host,
+        port,
+        deviceHost,
+        idScope,
+        hubHost: `${loopback}:${hubPort}`,
+        hub: ownHub,
+        connectionStringFile: join(dir, connectionStringFile),
+        ca: join(dir, caFile),
+        dir,
+        knobs: report ?? null,
+      };
       const disturbance = report === undefined ? undefined : new Disturbance(knobs);
-      return new Emulator(dir, port, report ?? null, {
-        server,
-        store,
-        policy,
+      return new Emulator(info, apis, () => closeServers().then(release), {
         clock,
-        release,
         disturbance,
         onRequest: options.onRequest,
       });
     } catch (error) {
-      await server.close();
+      await closeServers();
       throw error;
     }
   } catch (error) {
@@ -124,12 +182,8 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
   }
 }
 
-interface Parts {
-  readonly server: LoopbackServer;
-  readonly store: EnrollmentStore;
-  readonly policy: SharedAccessPolicy;
+interface Behaviour {
   readonly clock: () => Date;
-  readonly release: () => void;
   readonly disturbance: Disturbance | undefined;
   readonly onRequest: ((entry: AnsweredRequest) => void) | undefined;
 }
@@ -137,25 +191,22 @@ interface Parts {
 class Emulator implements RunningEmulator {
   readonly info: EmulatorInfo;
   #requests = 0;
-  readonly #parts: Parts;
+  readonly #end: () => Promise<void>;
   #closing: Promise<void> | undefined;
 
-  constructor(dir: string, port: number, knobs: KnobReport | null, parts: Parts) {
-    this.#parts = parts;
-    this.info = {
-      host: parts.policy.resource,
-      port,
-      connectionStringFile: join(dir, connectionStringFile),
-      ca: join(dir, caFile),
-      dir,
-      knobs,
-    };
-    const { server, store, policy, clock, disturbance, onRequest } = parts;
+  constructor(
+    info: EmulatorInfo,
+    apis: readonly (readonly [LoopbackServer, ServiceApi])[],
+    end: () => Promise<void>,
+    { clock, disturbance, onRequest }: Behaviour,
+  ) {
+    this.info = info;
+    this.#end = end;
     const onAnswer = (entry: AnsweredRequest): void => {
       this.#requests += 1;
       onRequest?.(entry);
     };
-    server.serve(requestListener([serviceApi(store, policy, clock)], { clock, onAnswer, disturbance }));
+    for (const [server, api] of apis) server.serve(requestListener(api, { clock, onAnswer, disturbance }));
   }
 
   get requests(): number {
@@ -163,7 +214,7 @@ class Emulator implements RunningEmulator {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#parts.server.close().then(this.#parts.release);
+    this.#closing ??= this.#end();
     return this.#closing;
   }
 }
@@ -174,12 +225,22 @@ class LoopbackServer {
   /** All TCP connections, also those whose TLS handshake never ends, which Node.js's HTTP server does not count. */
   readonly #sockets = new Set<Socket>();
 
-  constructor(identity: ServerIdentity) {
+  /** @param hasName which names besides its own it has, for which it shows certificates of their own */
+  constructor(identity: ServerIdentity, hasName: (name: string) => boolean = () => false) {
+    const certificates = new NamedCertificates(identity);
     this.#server = createServer({
       key: identity.key,
       cert: identity.certificate,
       minVersion: 'TLSv1.2',
       keepAlive: true,
+      SNICallback: (name, done) => {
+        // Without a context, the server's own certificate is shown.
+        if (!hasName(name)) done(null);
+        else
+          certificates.contextFor(name.toLowerCase()).then((context) => {
+            done(null, context);
+          }, done);
+      },
     });
     this.#server.keepAliveTimeout = keepAliveMs;
     this.#server.on('connection', (socket: Socket) => {
@@ -209,6 +270,7 @@ class LoopbackServer {
   }
 
   async close(): Promise<void> {
+    if (!this.#server.listening) return;
     const impatience = setTimeout(() => {
       for (const socket of this.#sockets) socket.destroy();
     }, closingMs);
@@ -232,18 +294,68 @@ class LoopbackServer {
   }
 }
 
-function recordedSettings(dir: string): { port: number; created: string } | undefined {
+/** Certificates for the names of hubs, issued when they are first asked for. */
+class NamedCertificates {
+  readonly #identity: ServerIdentity;
+  readonly #contexts = new Map<string, Promise<SecureContext>>();
+
+  constructor(identity: ServerIdentity) {
+    this.#identity = identity;
+  }
+
+  contextFor(name: string): Promise<SecureContext> {
+    const known = this.#contexts.get(name);
+    if (known !== undefined) return known;
+    const made = this.#identity
+      .issueFor(name)
+      .then(({ key, certificate }) => createSecureContext({ key, cert: certificate, minVersion: 'TLSv1.2' }));
+    this.#contexts.set(name, made);
+    return made;
+  }
+}
+
+/** `0ne` and eight more, as those of the service look. */
+function newIdScope(): string {
+  return `0ne${randomBytes(4).toString('hex').toUpperCase()}`;
+}
+
+interface Settings {
+  readonly port: number;
+  readonly created: string;
+  /** Those of earlier versions have none of these. */
+  readonly devicePort?: number;
+  readonly hubPort?: number;
+  readonly idScope?: string;
+}
+
+function recordedSettings(dir: string): Settings | undefined {
   const text = readState(dir, settingsFile);
   if (text === undefined) return undefined;
   try {
-    const { port, created } = JSON.parse(text) as Record<string, unknown>;
-    if (typeof port === 'number' && Number.isSafeInteger(port) && port > 0 && port < 65536) {
-      if (typeof created === 'string') return { port, created };
+    const { port, devicePort, hubPort, idScope, created } = JSON.parse(text) as Record<string, unknown>;
+    const isWhole =
+      isPort(port) &&
+      typeof created === 'string' &&
+      (devicePort === undefined || isPort(devicePort)) &&
+      (hubPort === undefined || isPort(hubPort)) &&
+      (idScope === undefined || (typeof idScope === 'string' && /^0ne[0-9A-F]{8}$/.test(idScope)));
+    if (isWhole) {
+      return {
+        port,
+        created,
+        ...(devicePort === undefined ? {} : { devicePort }),
+        ...(hubPort === undefined ? {} : { hubPort }),
+        ...(idScope === undefined ? {} : { idScope }),
+      };
     }
   } catch {
     // Said below.
   }
   throw new IotdmError('input.invalid', `${join(dir, settingsFile)} is damaged`);
+}
+
+function isPort(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 && value < 65536;
 }
 
 /** The key in the recorded connection string: the host in it may be an earlier one. No message quotes the file. */

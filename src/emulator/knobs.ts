@@ -20,6 +20,8 @@ export interface Knobs {
   readonly bulkCost?: BulkCost;
   readonly latency?: Latency;
   readonly faults?: readonly Fault[];
+  /** How long devices are being assigned to a hub, in milliseconds; not at all when absent. */
+  readonly assignDelayMs?: number;
   /** Makes the choices of `rate` and of the latency repeatable; random when absent. */
   readonly faultSeed?: number;
 }
@@ -29,6 +31,7 @@ export interface KnobTexts {
   readonly quota?: string;
   readonly bulkCost?: string;
   readonly latency?: string;
+  readonly assignDelay?: string;
   readonly fault?: readonly string[];
   readonly faultSeed?: string;
 }
@@ -38,6 +41,7 @@ export interface KnobReport {
   readonly quota: string | null;
   readonly bulkCost: BulkCost | null;
   readonly latency: string | null;
+  readonly assignDelay: number | null;
   readonly faults: readonly string[];
   /** What a seed must be for the same choices; null also where nothing is left to chance. */
   readonly faultSeed: number | null;
@@ -48,31 +52,30 @@ export const largestSeed = 2 ** 32 - 1;
 const longestLatencyMs = 3_600_000;
 
 /** @throws IotdmError `usage.invalid` */
-export function parseKnobs({ quota, bulkCost, latency, fault, faultSeed }: KnobTexts): Knobs {
+export function parseKnobs(texts: KnobTexts): Knobs {
+  const { quota, bulkCost, latency, assignDelay, fault, faultSeed } = texts;
   return {
     ...(quota === undefined ? {} : { quota: parseQuota(quota) }),
     ...(bulkCost === undefined ? {} : { bulkCost: parseBulkCost(bulkCost) }),
     ...(latency === undefined ? {} : { latency: parseLatency(latency) }),
+    ...(assignDelay === undefined ? {} : { assignDelayMs: parseAssignDelay(assignDelay) }),
     ...(fault === undefined || fault.length === 0 ? {} : { faults: fault.map(parseFault) }),
     ...(faultSeed === undefined ? {} : { faultSeed: parseSeed(faultSeed) }),
   };
 }
 
 /** Undefined when none is on.  */
-export function knobReport({
-  quota,
-  bulkCost,
-  latency,
-  faults = [],
-  faultSeed,
-}: Knobs): KnobReport | undefined {
-  if (quota === undefined && latency === undefined && faults.length === 0) return undefined;
+export function knobReport(knobs: Knobs): KnobReport | undefined {
+  const { quota, bulkCost, latency, assignDelayMs = 0, faults = [], faultSeed } = knobs;
+  const isOn = quota !== undefined || latency !== undefined || assignDelayMs > 0 || faults.length > 0;
+  if (!isOn) return undefined;
   const hasChance =
     faults.some(({ rate }) => rate !== undefined) || (latency !== undefined && latency.minMs < latency.maxMs);
   return {
     quota: quota === undefined ? null : formatQuota(quota),
     bulkCost: quota === undefined ? null : (bulkCost ?? defaultBulkCost),
     latency: latency === undefined ? null : formatLatency(latency),
+    assignDelay: assignDelayMs > 0 ? assignDelayMs : null,
     faults: faults.map(formatFault),
     faultSeed: hasChance ? (faultSeed ?? null) : null,
   };
@@ -89,6 +92,15 @@ export function parseLatency(text: string): Latency {
     );
   }
   return latency;
+}
+
+function parseAssignDelay(text: string): number {
+  const ms = Number(text);
+  if (/^[0-9]{1,7}$/.test(text) && ms <= longestLatencyMs) return ms;
+  throw new IotdmError(
+    'usage.invalid',
+    `the delay "${text}" is not milliseconds such as 3000, up to an hour`,
+  );
 }
 
 function formatLatency({ minMs, maxMs }: Latency): string {

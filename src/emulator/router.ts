@@ -24,12 +24,12 @@ export interface Route {
   readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
   /** `/enrollments/:id`: parts that begin with a colon stand for any text. */
   readonly path: string;
-  /** A body is required to be JSON, or is ignored. */
-  readonly body: 'json' | 'ignored';
+  /** A body is required to be JSON, or may be anything and is not looked at, or is not read at all. */
+  readonly body: 'json' | 'any' | 'ignored';
   /** Throws ServiceError to refuse. */
   readonly handle: (request: ServiceRequest) => ServiceAnswer;
-  /** What it counts towards; routes without one are not throttled. */
-  readonly quota?: QuotaKind;
+  /** What a request counts towards; without one it is not throttled. */
+  readonly quota?: (headers: IncomingHttpHeaders) => QuotaKind | undefined;
   /** How many enrollments a bulk request is about; what is not bulk has none. Must not throw. */
   readonly bulkSize?: (body: unknown) => number;
   /** Does what another writer would do who came just before; what changes nothing has none. Must not throw. */
@@ -39,9 +39,11 @@ export interface Route {
 /** Routes that share their versions and their credentials. */
 export interface ServiceApi {
   readonly apiVersions: readonly string[];
-  /** Throws ServiceError 401. */
-  readonly authorize: (headers: IncomingHttpHeaders) => void;
+  /** Throws ServiceError 401 for who may not ask at all. */
+  readonly authorize: (request: Pick<ServiceRequest, 'parameters' | 'headers'>, route: Route) => void;
   readonly routes: readonly Route[];
+  /** The body and headers of a refusal; those of DPS when absent. */
+  readonly refuse?: (error: ServiceError, now: Date) => Omit<ServiceAnswer, 'status'>;
 }
 
 /** One request that was answered; nothing in it is secret. */
@@ -73,6 +75,10 @@ interface CompiledRoute extends Route {
   readonly parts: readonly string[];
 }
 
+type Refuse = NonNullable<ServiceApi['refuse']>;
+
+type RouterContext = RouterOptions & { readonly refuse: Refuse };
+
 /** What has been decided about a request. */
 interface Outcome {
   readonly answer: ServiceAnswer;
@@ -80,20 +86,19 @@ interface Outcome {
 }
 
 /** A listener for Node's HTTP servers. */
-export function requestListener(apis: readonly ServiceApi[], options: RouterOptions): RequestListener {
+export function requestListener(api: ServiceApi, options: RouterOptions): RequestListener {
   const { clock, onAnswer, disturbance } = options;
-  const routes = apis.flatMap((api) =>
-    api.routes.map((route) => ({ ...route, api, parts: route.path.split('/').slice(1) })),
-  );
+  const routes = api.routes.map((route) => ({ ...route, api, parts: route.path.split('/').slice(1) }));
+  const context = { ...options, refuse: api.refuse ?? serviceRefusal };
 
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const startedAt = performance.now();
     const [path = '/', query = ''] = splitOnce(request.url ?? '/', '?');
     let outcome: Outcome | undefined;
     try {
-      outcome = await outcomeOf(routes, request, path, query, options);
+      outcome = await outcomeOf(routes, request, path, query, context);
     } catch (error) {
-      outcome = { answer: refusal(error, clock()), fault: undefined };
+      outcome = { answer: refusal(error, clock(), context.refuse), fault: undefined };
     }
     if (outcome === undefined) return;
     const { answer, fault } = outcome;
@@ -125,14 +130,14 @@ async function outcomeOf(
   request: IncomingMessage,
   path: string,
   query: string,
-  { clock, disturbance }: RouterOptions,
+  { clock, disturbance, refuse }: RouterContext,
 ): Promise<Outcome | undefined> {
   const { route, parameters } = find(routes, request.method ?? '', path);
   checkApiVersion(query, route.api.apiVersions);
-  route.api.authorize(request.headers);
+  const { headers } = request;
+  route.api.authorize({ parameters, headers }, route);
   const received = await receive(route, request);
   if (received === undefined) return undefined;
-  const { headers } = request;
   const handled = (): ServiceAnswer => {
     if ('problem' in received) throw received.problem;
     return route.handle({ parameters, headers, body: received.body });
@@ -140,8 +145,9 @@ async function outcomeOf(
   if (disturbance === undefined) return { answer: handled(), fault: undefined };
 
   const body = 'body' in received ? received.body : undefined;
-  if (route.quota !== undefined) {
-    const wait = disturbance.throttle(route.quota, route.bulkSize?.(body) ?? 1, clock());
+  const quota = route.quota?.(headers);
+  if (quota !== undefined) {
+    const wait = disturbance.throttle(quota, route.bulkSize?.(body) ?? 1, clock());
     if (wait !== undefined) throw tooManyRequests(wait);
   }
   const fault = disturbance.faultFor({
@@ -150,51 +156,40 @@ async function outcomeOf(
     isBulk: route.bulkSize !== undefined,
     isWrite: route.anotherWriter !== undefined,
   });
-  return { answer: disturbed(fault, { parameters, headers, body }, route, handled, clock), fault };
-}
-
-/** The answer to a request that a fault may befall. What is done to its delivery is not done here. */
-function disturbed(
-  fault: Fault | undefined,
-  request: ServiceRequest,
-  route: Route,
-  handled: () => ServiceAnswer,
-  clock: () => Date,
-): ServiceAnswer {
   const regular = (): ServiceAnswer => {
     try {
       return handled();
     } catch (error) {
-      return refusal(error, clock());
+      return refusal(error, clock(), refuse);
     }
   };
   switch (fault?.kind) {
     case 'cut-before':
-      return { status: 503 };
+      // Nobody will see it.
+      return { answer: { status: 503 }, fault };
     case 'status':
       if (fault.applied === true) regular();
-      return faultAnswer(fault, clock());
+      return { answer: faultAnswer(fault, refuse, clock()), fault };
     case 'etag-race':
-      route.anotherWriter?.(request);
-      return regular();
+      route.anotherWriter?.({ parameters, headers, body });
+      return { answer: regular(), fault };
     case 'unknown-ids':
-      return withUnknownIds(regular());
+      return { answer: withUnknownIds(regular()), fault };
     default:
-      return regular();
+      return { answer: regular(), fault };
   }
 }
 
-function faultAnswer({ status, retryAfter }: Extract<Fault, { kind: 'status' }>, now: Date): ServiceAnswer {
+function faultAnswer(
+  { status, retryAfter }: Extract<Fault, { kind: 'status' }>,
+  refuse: Refuse,
+  now: Date,
+): ServiceAnswer {
   // The first error of that status, as far as errors have been given numbers.
-  const errorCode = status * 1000 + 1;
-  return {
-    status,
-    json: errorDetails({ errorCode, message: 'the emulator was told to refuse this request' }, now),
-    headers: {
-      'x-ms-error-code': String(errorCode),
-      ...(retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) }),
-    },
-  };
+  const error = new ServiceError(status * 1000 + 1, 'the emulator was told to refuse this request');
+  const { headers, ...rest } = refuse(error, now);
+  const retry = retryAfter === undefined ? {} : { 'retry-after': String(retryAfter) };
+  return { status, ...rest, headers: { ...headers, ...retry } };
 }
 
 /** A bulk result that blames enrollments which nobody has sent. */
@@ -218,9 +213,10 @@ async function receive(route: Route, request: IncomingMessage): Promise<Received
     return { body: undefined };
   }
   try {
-    checkContentType(request.headers['content-type']);
+    if (route.body === 'json') checkContentType(request.headers['content-type']);
     const bytes = await readBody(request);
-    return bytes === undefined ? undefined : { body: parseJson(bytes) };
+    if (bytes === undefined) return undefined;
+    return { body: route.body === 'json' ? parseJson(bytes) : bytes };
   } catch (problem) {
     return { problem };
   }
@@ -343,7 +339,7 @@ function tooManyRequests(seconds: number): ServiceError {
   });
 }
 
-function refusal(error: unknown, now: Date): ServiceAnswer {
+function refusal(error: unknown, now: Date, refuse: Refuse): ServiceAnswer {
   const refused =
     error instanceof ServiceError
       ? error
@@ -352,10 +348,14 @@ function refusal(error: unknown, now: Date): ServiceAnswer {
           // A full disk is worth knowing about; any other message might quote what must not be seen.
           `the emulator failed (${systemErrorCode(error) ?? (error instanceof Error ? error.name : typeof error)})`,
         );
+  const { headers, ...rest } = refuse(refused, now);
+  return { status: refused.status, ...rest, headers: { ...refused.headers, ...headers } };
+}
+
+function serviceRefusal(error: ServiceError, now: Date): Omit<ServiceAnswer, 'status'> {
   return {
-    status: refused.status,
-    json: errorDetails(refused, now),
-    headers: { ...refused.headers, 'x-ms-error-code': String(refused.errorCode) },
+    json: errorDetails(error, now),
+    headers: { 'x-ms-error-code': String(error.errorCode) },
   };
 }
 

@@ -1,7 +1,9 @@
 /** The operators' side of the Device Provisioning Service: its service API, api-version 2021-10-01, for TPM enrollments. */
 
+import type { DeviceStore, Registration } from './device-store.ts';
 import type { EnrollmentChange, EnrollmentRecord, EnrollmentStore } from './enrollment-store.ts';
 import { enrollmentContent, object, registrationId, type EnrollmentContent } from './enrollment-rules.ts';
+import { registrationState } from './registration-json.ts';
 import type { Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { signatureProblem, type SharedAccessPolicy } from './sas.ts';
 import { ServiceError, serviceErrorCodes } from './service-error.ts';
@@ -15,13 +17,14 @@ type BulkMode = (typeof bulkModes)[number];
 const defaultPage = 100;
 const largestPage = 1000;
 
-/** The route table over a store; nothing is kept elsewhere. */
+/** The route table over the stores; nothing is kept elsewhere. */
 export function serviceApi(
   store: EnrollmentStore,
+  devices: DeviceStore,
   policy: SharedAccessPolicy,
   clock: () => Date,
 ): ServiceApi {
-  const service = new ProvisioningServiceApi(store, clock);
+  const service = new ProvisioningServiceApi(store, devices, clock);
   const anotherWriter: Route['anotherWriter'] = ({ parameters, body }) => {
     service.changeByAnotherWriter(parameters.length > 0 ? parameters : sentIds(body));
   };
@@ -61,31 +64,43 @@ export function serviceApi(
       body: 'ignored',
       handle: (request) => service.attestationMechanism(request),
     },
-    { method: 'GET', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
-    { method: 'DELETE', path: '/registrations/:id', body: 'ignored', handle: noSuchRegistration },
+    {
+      method: 'GET',
+      path: '/registrations/:id',
+      body: 'ignored',
+      handle: (request) => service.registration(request),
+    },
+    {
+      method: 'DELETE',
+      path: '/registrations/:id',
+      body: 'ignored',
+      handle: (request) => service.deleteRegistration(request),
+    },
   ];
   return {
     apiVersions: [apiVersion],
-    authorize(headers) {
+    authorize({ headers }) {
       const problem = signatureProblem(headers.authorization, policy, clock());
       if (problem !== undefined) throw new ServiceError(serviceErrorCodes.unauthorized, problem);
     },
-    routes: routes.map((route) => ({ ...route, quota: 'operations' })),
+    routes: routes.map((route) => ({ ...route, quota: () => 'operations' })),
   };
 }
 
 class ProvisioningServiceApi {
   readonly #store: EnrollmentStore;
+  readonly #devices: DeviceStore;
   readonly #clock: () => Date;
   #otherChanges = 0;
 
-  constructor(store: EnrollmentStore, clock: () => Date) {
+  constructor(store: EnrollmentStore, devices: DeviceStore, clock: () => Date) {
     this.#store = store;
+    this.#devices = devices;
     this.#clock = clock;
   }
 
   get(request: ServiceRequest): ServiceAnswer {
-    return { status: 200, json: this.#existing(pathId(request)).json };
+    return { status: 200, json: this.#shown(this.#existing(pathId(request))) };
   }
 
   put(request: ServiceRequest): ServiceAnswer {
@@ -104,14 +119,34 @@ class ProvisioningServiceApi {
     }
     const put = this.#record(content, existing);
     this.#store.commit([{ put }]);
-    return { status: 200, json: put.json };
+    return { status: 200, json: this.#shown(put) };
   }
 
   delete(request: ServiceRequest): ServiceAnswer {
     const existing = this.#existing(pathId(request));
     const ifMatch = request.headers['if-match'];
     if (ifMatch !== undefined && ifMatch !== anyEtag) checkEtag(existing, ifMatch);
-    this.#store.commit([{ delete: existing.registrationId }]);
+    this.#delete([existing.registrationId], [{ delete: existing.registrationId }]);
+    return { status: 204 };
+  }
+
+  registration(request: ServiceRequest): ServiceAnswer {
+    const registration = this.#registered(pathId(request));
+    return {
+      status: 200,
+      json: JSON.stringify(registrationState(registration, this.#clock())),
+      headers: { etag: registration.etag },
+    };
+  }
+
+  /** The device must register again; what it has on its hub stays. */
+  deleteRegistration(request: ServiceRequest): ServiceAnswer {
+    const { registrationId, etag } = this.#registered(pathId(request));
+    const ifMatch = request.headers['if-match'];
+    if (ifMatch !== undefined && ifMatch !== anyEtag && unquoted(ifMatch) !== unquoted(etag)) {
+      throw new ServiceError(serviceErrorCodes.etagMismatch, 'the etag is not that of the registration');
+    }
+    this.#devices.commit({ forget: { registrationId } });
     return { status: 204 };
   }
 
@@ -136,7 +171,8 @@ class ProvisioningServiceApi {
         });
       }
     }
-    this.#store.commit(changes);
+    const gone = changes.flatMap((change) => ('delete' in change ? [change.delete] : []));
+    this.#delete(gone, changes);
     return { status: 200, json: JSON.stringify({ isSuccessful: errors.length === 0, errors }) };
   }
 
@@ -151,7 +187,7 @@ class ProvisioningServiceApi {
     const page = this.#store.page(after, limit);
     return {
       status: 200,
-      json: `[${page.records.map((record) => record.json).join(',')}]`,
+      json: `[${page.records.map((record) => this.#shown(record)).join(',')}]`,
       headers: {
         'x-ms-item-type': 'enrollment',
         'x-ms-max-item-count': String(limit),
@@ -196,6 +232,26 @@ class ProvisioningServiceApi {
       checkEtag(existing, typeof etag === 'string' ? etag : '');
     }
     return { put: this.#record(content, existing) };
+  }
+
+  /** An enrollment with what became of its device, where it has registered. */
+  #shown({ registrationId, json }: EnrollmentRecord): string {
+    const registration = this.#devices.registration(registrationId);
+    if (registration === undefined) return json;
+    const state = JSON.stringify(registrationState(registration, this.#clock()));
+    return `${json.slice(0, -1)},"registrationState":${state}}`;
+  }
+
+  /** Changes of which some are deletions: with an enrollment goes the registration of its device. */
+  #delete(registrationIds: readonly string[], changes: readonly EnrollmentChange[]): void {
+    this.#store.commit(changes);
+    for (const registrationId of registrationIds) this.#devices.commit({ forget: { registrationId } });
+  }
+
+  #registered(id: string): Registration {
+    const registration = this.#devices.registration(id);
+    if (registration !== undefined) return registration;
+    throw new ServiceError(serviceErrorCodes.noSuchRegistration, `no device has registered as ${id}`);
   }
 
   #existing(id: string): EnrollmentRecord {
@@ -293,11 +349,6 @@ function continuation(header: string | readonly string[] | undefined): string | 
     if (isOurs && /^[a-z0-9._:-]{1,128}$/.test(id)) return id;
   }
   throw invalidRequest('x-ms-continuation is not a token of this service');
-}
-
-function noSuchRegistration(request: ServiceRequest): ServiceAnswer {
-  const id = pathId(request);
-  throw new ServiceError(serviceErrorCodes.noSuchRegistration, `no device has registered as ${id}`);
 }
 
 function alreadyExists(id: string): ServiceError {

@@ -27,10 +27,11 @@ export type ServiceErrorCode = (typeof serviceErrorCodes)[keyof typeof serviceEr
 
 /** Thrown by handlers; the router turns it into an answer. The message goes to the caller and never holds a secret. */
 export class ServiceError extends Error {
-  readonly errorCode: ServiceErrorCode;
+  /** Six digits: one of `serviceErrorCodes`, or of another service's. */
+  readonly errorCode: number;
   readonly headers: Readonly<Record<string, string>>;
 
-  constructor(errorCode: ServiceErrorCode, message: string, headers: Readonly<Record<string, string>> = {}) {
+  constructor(errorCode: number, message: string, headers: Readonly<Record<string, string>> = {}) {
     super(message);
     this.name = 'ServiceError';
     this.errorCode = errorCode;

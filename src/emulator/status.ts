@@ -12,7 +12,7 @@ export interface EmulatorStatus {
   readonly running: boolean;
   /** DPS service host, `host:port`. */
   readonly host: string | null;
-  /** Host for devices. */
+  /** Where devices register, `host:port`. */
   readonly deviceHost: string | null;
   readonly idScope: string | null;
   /** File with the service's connection string. */
@@ -21,6 +21,10 @@ export interface EmulatorStatus {
   readonly ca: string | null;
   readonly dir: string;
   readonly pid: number | null;
+  /** Where all hubs answer that devices are assigned to, `host:port`. */
+  readonly hubHost: string | null;
+  /** Name of the hub that devices are assigned to whose enrollments name none. */
+  readonly hub: string | null;
   /** What makes it misbehave; null when nothing does. */
   readonly knobs: KnobReport | null;
 }
@@ -42,31 +46,34 @@ const POLL_MS = 20;
 export function emulatorStatus(directory: string): EmulatorStatus {
   const dir = resolve(directory);
   const holder = holderOf(dir);
-  const connectionStringFile = join(dir, 'service-connection-string');
   const host = /^HostName=([^;]+);/.exec(readState(dir, 'service-connection-string') ?? '')?.[1];
-  const absent = { deviceHost: null, idScope: null };
-  if (holder === undefined || host === undefined) {
-    return {
-      running: false,
-      host: null,
-      ...absent,
-      connectionStringFile: null,
-      ca: null,
-      dir,
-      pid: null,
-      knobs: null,
-    };
-  }
+  const isRunning = holder !== undefined && host !== undefined;
+  const { devicePort, hubPort, idScope, hub } = isRunning ? settingsIn(dir) : {};
+  const address = (port: unknown): string | null => (typeof port === 'number' ? `127.0.0.1:${port}` : null);
+  const text = (value: unknown): string | null => (typeof value === 'string' ? value : null);
   return {
-    running: true,
-    host,
-    ...absent,
-    connectionStringFile,
-    ca: join(dir, 'ca.pem'),
+    running: isRunning,
+    host: isRunning ? host : null,
+    deviceHost: address(devicePort),
+    idScope: text(idScope),
+    connectionStringFile: isRunning ? join(dir, 'service-connection-string') : null,
+    ca: isRunning ? join(dir, 'ca.pem') : null,
     dir,
-    pid: holder.pid,
-    knobs: knobsIn(holder.notes),
+    pid: isRunning ? holder.pid : null,
+    hubHost: address(hubPort),
+    hub: text(hub),
+    knobs: isRunning ? knobsIn(holder.notes) : null,
   };
+}
+
+/** What the running emulator has recorded; one of an earlier version records less. */
+function settingsIn(dir: string): Readonly<Record<string, unknown>> {
+  try {
+    return JSON.parse(readState(dir, 'emulator.json') ?? '{}') as Readonly<Record<string, unknown>>;
+  } catch (error) {
+    if (error instanceof SyntaxError) return {};
+    throw error;
+  }
 }
 
 /** The knobs as the running emulator wrote them into its lock. */
@@ -93,7 +100,8 @@ export async function stopEmulator(directory: string, { wipe = false } = {}): Pr
     }
   }
   if (wipe) {
-    for (const file of [...stateFiles, 'enrollments.ndjson', 'enrollments.ndjson.new', 'lock', 'log']) {
+    const logs = ['enrollments.ndjson', 'devices.ndjson'].flatMap((log) => [log, `${log}.new`]);
+    for (const file of [...stateFiles, ...logs, 'lock', 'log']) {
       await rm(join(dir, file), { force: true });
     }
     removeDrafts(dir, [...stateFiles, 'lock']);

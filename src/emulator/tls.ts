@@ -1,4 +1,4 @@
-/** The emulator's own certificate authority and the server certificate that it issues, for loopback addresses only. */
+/** The emulator's own certificate authority and the server certificates that it issues. */
 
 import {
   createPrivateKey,
@@ -15,10 +15,21 @@ import { loadX509 } from '../x509.ts';
 import { readState, writePublicState, writeState } from './state-directory.ts';
 
 /** PEM texts for a TLS server. */
-export interface ServerIdentity {
+export interface ServerCredentials {
   readonly key: string;
   readonly certificate: string;
 }
+
+export interface ServerIdentity extends ServerCredentials {
+  /** Issues a certificate for another host name, which is kept nowhere. */
+  issueFor(hostName: string): Promise<ServerCredentials>;
+}
+
+/**
+ * The hub that devices are assigned to whose enrollments name none. A name that no resolver can lead to another machine
+ * (RFC 6761, 6.3): what is signed for it cannot be used anywhere else.
+ */
+export const ownHub = 'iotdm-hub.localhost';
 
 /** The authority's certificate, which clients are given to trust. */
 export const caFile = 'ca.pem';
@@ -49,7 +60,11 @@ export async function serverIdentity(dir: string, now: Date): Promise<ServerIden
   const existing = existingAuthority(dir);
   const ca =
     existing !== undefined && isCurrent(existing.certificate, now) ? existing : await newAuthority(dir, now);
-  return existingServer(dir, ca, now) ?? (await newServer(dir, ca, now));
+  const credentials = existingServer(dir, ca, now) ?? (await newServer(dir, ca, now));
+  return {
+    ...credentials,
+    issueFor: (hostName) => issue(ca, now, hostName, [{ type: 'dns', value: hostName }]),
+  };
 }
 
 function existingAuthority(dir: string): Signer | undefined {
@@ -102,7 +117,7 @@ async function newAuthority(dir: string, now: Date): Promise<Signer> {
 }
 
 /** The recorded certificate and key, unless they must be issued (again). */
-function existingServer(dir: string, ca: Signer, now: Date): ServerIdentity | undefined {
+function existingServer(dir: string, ca: Signer, now: Date): ServerCredentials | undefined {
   const certificateText = readState(dir, serverFile);
   const keyText = readState(dir, serverKeyFile);
   if (certificateText === undefined || keyText === undefined) return undefined;
@@ -112,17 +127,42 @@ function existingServer(dir: string, ca: Signer, now: Date): ServerIdentity | un
     isCurrent(certificate, now) &&
     // A renewal that was cut short leaves a new key with an old certificate.
     certificate.checkPrivateKey(key) &&
-    certificate.verify(ca.certificate.publicKey);
+    certificate.verify(ca.certificate.publicKey) &&
+    // Those of earlier versions were for loopback addresses only.
+    certificate.checkHost(ownHub) !== undefined;
   return usable ? { key: keyText, certificate: certificateText } : undefined;
 }
 
-async function newServer(dir: string, ca: Signer, now: Date): Promise<ServerIdentity> {
+async function newServer(dir: string, ca: Signer, now: Date): Promise<ServerCredentials> {
+  const credentials = await issue(ca, now, '127.0.0.1', [
+    { type: 'ip', value: '127.0.0.1' },
+    { type: 'ip', value: '::1' },
+    { type: 'dns', value: 'localhost' },
+    { type: 'dns', value: ownHub },
+  ]);
+  writeState(dir, serverKeyFile, credentials.key);
+  writePublicState(dir, serverFile, credentials.certificate);
+  return credentials;
+}
+
+interface SubjectName {
+  readonly type: 'dns' | 'ip';
+  readonly value: string;
+}
+
+async function issue(
+  ca: Signer,
+  now: Date,
+  commonName: string,
+  names: readonly SubjectName[],
+): Promise<ServerCredentials> {
   const x509 = await loadX509();
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const subject = await importPublic(publicKey);
   const generated = await x509.X509CertificateGenerator.create({
     serialNumber: serialNumber(),
-    subject: 'CN=127.0.0.1',
+    // RFC 5280, A.1: a common name has 64 characters at most; what clients look at is the alternative names.
+    subject: [{ CN: [commonName.slice(0, 64)] }],
     issuer: ca.certificate.subject,
     notBefore: new Date(now.getTime() - backdated),
     notAfter: new Date(now.getTime() + serverLifetime),
@@ -133,19 +173,12 @@ async function newServer(dir: string, ca: Signer, now: Date): Promise<ServerIden
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-      new x509.SubjectAlternativeNameExtension([
-        { type: 'ip', value: '127.0.0.1' },
-        { type: 'ip', value: '::1' },
-        { type: 'dns', value: 'localhost' },
-      ]),
+      new x509.SubjectAlternativeNameExtension([...names]),
       await x509.SubjectKeyIdentifierExtension.create(subject),
       await x509.AuthorityKeyIdentifierExtension.create(await importPublic(createPublicKey(ca.key))),
     ],
   });
-  const identity = { key: pem(privateKey), certificate: `${generated.toString('pem')}\n` };
-  writeState(dir, serverKeyFile, identity.key);
-  writePublicState(dir, serverFile, identity.certificate);
-  return identity;
+  return { key: pem(privateKey), certificate: `${generated.toString('pem')}\n` };
 }
 
 function isCurrent(certificate: X509Certificate, now: Date): boolean {

@@ -21,7 +21,19 @@ type Part = 'simulator' | 'emulator';
 
 const keys: Readonly<Record<Part, readonly string[]>> = {
   simulator: ['running', 'tcti', 'dir', 'pid'],
-  emulator: ['running', 'host', 'deviceHost', 'idScope', 'connectionStringFile', 'ca', 'dir', 'pid', 'knobs'],
+  emulator: [
+    'running',
+    'host',
+    'deviceHost',
+    'idScope',
+    'connectionStringFile',
+    'ca',
+    'dir',
+    'pid',
+    'hubHost',
+    'hub',
+    'knobs',
+  ],
 };
 
 /** A state directory whose process, whatever becomes of the test, does not outlive it. */

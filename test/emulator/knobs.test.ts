@@ -275,17 +275,26 @@ describe('knobs', () => {
   it('are reported as they were given, and not at all when none is on', () => {
     const report = (texts: KnobTexts): unknown => knobReport(parseKnobs(texts));
     assert.equal(report({}), undefined);
-    assert.equal(report({ bulkCost: 'request', faultSeed: '5', fault: [] }), undefined);
+    assert.equal(report({ bulkCost: 'request', faultSeed: '5', fault: [], assignDelay: '0' }), undefined);
+    assert.deepEqual(parseKnobs({ assignDelay: '250' }), { assignDelayMs: 250 });
     assert.deepEqual(report({ quota: '1000' }), {
       quota: '1000/min',
       bulkCost: 'enrollment',
       latency: null,
+      assignDelay: null,
       faults: [],
       faultSeed: null,
     });
     assert.deepEqual(
       report({ quota: '9/s', bulkCost: 'request', latency: '5-9', fault: ['503,rate=5%'], faultSeed: '7' }),
-      { quota: '9/s', bulkCost: 'request', latency: '5-9', faults: ['503,rate=0.05'], faultSeed: 7 },
+      {
+        quota: '9/s',
+        bulkCost: 'request',
+        latency: '5-9',
+        assignDelay: null,
+        faults: ['503,rate=0.05'],
+        faultSeed: 7,
+      },
     );
   });
 
@@ -293,6 +302,9 @@ describe('knobs', () => {
     assert.deepEqual(parseLatency('0'), { minMs: 0, maxMs: 0 });
     for (const text of ['', '-5', '9-5', '5-', '1.5', '3600001', '99999999']) {
       refused(() => parseLatency(text), /is not milliseconds such as/);
+    }
+    for (const assignDelay of ['', '-1', '1.5', '3600001', 'x']) {
+      refused(() => parseKnobs({ assignDelay }), /the delay/);
     }
     for (const faultSeed of ['', '-1', 'x', '4294967296'])
       refused(() => parseKnobs({ faultSeed }), /fault seed/);

@@ -59,6 +59,8 @@ export interface Caller {
   readonly connectionString: string;
   readonly agent: Agent;
   call(method: string, path: string, options?: CallOptions): Promise<Answer>;
+  /** Without authorization unless it is given; to `host:port`, or to its port under another name. */
+  callAt(host: string, method: string, path: string, options?: CallOptions): Promise<Answer>;
 }
 
 export interface Rig extends Caller {
@@ -94,6 +96,8 @@ export async function callerOf(info: EmulatorInfo): Promise<Caller> {
   return {
     connectionString,
     agent,
+    callAt: (host, method, path, given = {}) =>
+      send(agent, Number(host.split(':')[1]), method, `${path}?${given.query ?? ''}`, given),
     call: (method, path, given = {}) =>
       send(agent, info.port, method, `${path}?${given.query ?? 'api-version=2021-10-01'}`, {
         ...given,

@@ -72,6 +72,7 @@ describe('the state directory', () => {
     assert.deepEqual(Object.keys(modes).sort(), [
       'ca-key.pem',
       'ca.pem',
+      'devices.ndjson',
       'emulator.json',
       'enrollments.ndjson',
       'server-key.pem',
@@ -198,7 +199,22 @@ describe('the state directory', () => {
     });
     const damage: Readonly<Record<string, readonly string[]>> = {
       'enrollments.ndjson': ['{"put":\n', '{"put":{}}\n', '{"start":1,"schema":2}\n', 'null\n', '\n'],
-      'emulator.json': ['', '{"port":0,"created":""}', 'null'],
+      'devices.ndjson': [
+        '\n',
+        'null\n',
+        '{"schema":2}\n',
+        '{"schema":1}\n{"set":{"registration/d1":{}}}\n',
+        '{"schema":1}\n{"set":{"x":{"kind":"registration"}}}\n',
+        '{"schema":1}\n{"set":null}\n',
+        '{"schema":1}\n{"delete":[1]}\n',
+      ],
+      'emulator.json': [
+        '',
+        '{"port":0,"created":""}',
+        'null',
+        '{"port":1,"created":"","hubPort":"x"}',
+        '{"port":1,"created":"","idScope":"../.."}',
+      ],
       'service-connection-string': ['', 'HostName=x;SharedAccessKeyName=y;SharedAccessKey=z'],
       'ca.pem': ['', 'x'],
       'ca-key.pem': ['', 'x'],
@@ -301,6 +317,7 @@ describe('the server', () => {
     assert.equal(server.checkIP('127.0.0.1'), '127.0.0.1');
     assert.equal(server.checkIP('::1'), '::1');
     assert.equal(server.checkHost('localhost'), 'localhost');
+    assert.equal(server.checkHost('iotdm-hub.localhost'), 'iotdm-hub.localhost');
     assert.equal(server.checkIP('127.0.0.2'), undefined);
     assert.deepEqual(server.keyUsage, ['1.3.6.1.5.5.7.3.1']);
     assert.ok(server.verify(ca.publicKey));

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import type { Knobs } from '../../src/emulator/knobs.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { startSimulator, stopSimulator } from '../../src/tpm/simulator.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
@@ -89,6 +90,13 @@ export async function softwareTpm(lifetime: Lifetime, { blank = false } = {}): P
 export interface EmulatedService {
   /** `127.0.0.1:PORT`. */
   readonly host: string;
+  /** `127.0.0.1:PORT` of the API at which devices register. */
+  readonly deviceHost: string;
+  readonly idScope: string;
+  /** `127.0.0.1:PORT` of all hubs. */
+  readonly hubHost: string;
+  /** Name of the hub that devices are assigned to whose enrollments name none. */
+  readonly hub: string;
   readonly dir: string;
   readonly connectionStringFile: string;
   readonly ca: string;
@@ -99,12 +107,13 @@ export interface EmulatedService {
 }
 
 /** A fresh provisioning service on loopback. It lives in this process: nothing may block while it is in use. */
-export async function emulator(lifetime: Lifetime): Promise<EmulatedService> {
+export async function emulator(lifetime: Lifetime, knobs: Knobs = {}): Promise<EmulatedService> {
   const dir = await mkdtemp(join(tmpdir(), 'iotdm-dps-'));
   // Loaded on demand: most tests need no service, and its certificates come with a large library.
   const { startEmulator } = await import('../../src/emulator/emulator.ts');
   const requests: string[] = [];
   const running = await startEmulator({
+    ...knobs,
     dir,
     onRequest: ({ method, path }) => {
       requests.push(`${method} ${path}`);
@@ -114,9 +123,9 @@ export async function emulator(lifetime: Lifetime): Promise<EmulatedService> {
     await running.close();
     await rm(dir, { recursive: true, force: true });
   });
-  const { host, connectionStringFile, ca } = running.info;
+  const { host, deviceHost, idScope, hubHost, hub, connectionStringFile, ca } = running.info;
   const options = ['--dps-connection-string-file', connectionStringFile, '--ca', ca];
-  return { host, dir, connectionStringFile, ca, options, requests };
+  return { host, deviceHost, idScope, hubHost, hub, dir, connectionStringFile, ca, options, requests };
 }
 
 export interface Outcome {

@@ -2,42 +2,12 @@ import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { describe, it } from 'node:test';
 import securityTpm from 'azure-iot-security-tpm';
-import tss from 'tss.js';
 import { parseConnectionString } from '../../src/slot/device-identity.ts';
 import { writeSlot } from '../../src/slot/slots.ts';
-import type { TpmTransport } from '../../src/tpm/transport.ts';
+import { azureTpm, promised } from '../lab/azure-tpm.ts';
 import { softwareTpm } from '../lab/lab.ts';
 
 const KEY = 'bZD+qa+2VxMAX7yi6Ar2ldJ90tEkBjlgVsN74Ptz9ac=';
-
-/** tss.js's own Tpm over a transport of ours, as Azure's client wants it. */
-function azureTpm(transport: TpmTransport): tss.Tpm {
-  const tpm = new tss.Tpm(true);
-  const device = {
-    connect: (continuation: (error: null) => void) => setImmediate(continuation, null),
-    dispatchCommand: (command: Buffer, continuation: (error: unknown, response: Buffer | null) => void) => {
-      transport.send(command).then(
-        (response) => {
-          continuation(null, response);
-        },
-        (error: unknown) => {
-          continuation(error, null);
-        },
-      );
-    },
-    close: () => undefined,
-  };
-  return Object.assign(tpm, { device });
-}
-
-function promised<T>(start: (done: (error?: Error, result?: T) => void) => void): Promise<T> {
-  return new Promise((resolve, reject) => {
-    start((error, result) => {
-      if (error) reject(error);
-      else resolve(result as T);
-    });
-  });
-}
 
 describe("Azure's own security client", () => {
   it('finds our endorsement key, and signs with the identity that we wrote into slot 0', async (t) => {

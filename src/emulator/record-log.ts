@@ -1,0 +1,210 @@
+/**
+ * Keeps small JSON records by key: in memory, and on disk as a log of changes, one JSON document a line, each written
+ * before the caller hears of it, so that what belongs together takes effect together.
+ *
+ * Lines: `{"schema":1}` first, then `{"set":{KEY:RECORD,…},"delete":[KEY,…]}`.
+ */
+
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
+import { IotdmError } from '../errors.ts';
+
+const schema = 1;
+const header = `{"schema":${schema}}\n`;
+const ownerOnly = 0o600;
+/** So many records a line when the log is written anew. */
+const compactLine = 100;
+
+export interface RecordChange<Value> {
+  readonly set?: Readonly<Record<string, Value>>;
+  readonly delete?: readonly string[];
+}
+
+export class RecordLog<Value> {
+  readonly #file: string;
+  readonly #records: Map<string, Value>;
+  #descriptor: number | undefined;
+  #length: number;
+
+  private constructor(file: string, descriptor: number, length: number, records: Map<string, Value>) {
+    this.#file = file;
+    this.#descriptor = descriptor;
+    this.#length = length;
+    this.#records = records;
+  }
+
+  /**
+   * Opens the log, making it if there is none. An unfinished last line, which a killed process leaves, is dropped: its
+   * caller never had an answer.
+   * @param isValue whether what a line holds under a key is a record
+   * @throws IotdmError `input.invalid` naming the file and the line that cannot be understood, `input.unreadable`
+   */
+  static open<Value>(
+    file: string,
+    isValue: (key: string, value: unknown) => value is Value & object,
+  ): RecordLog<Value> {
+    try {
+      const { records, lines, length, torn } = load<Value>(file, isValue);
+      let size = length;
+      // More changes that no longer count than records: worth writing anew.
+      if (lines === 0 || lines > 2 * records.size + 16) size = rewrite(file, records);
+      else if (torn) truncateSync(file, length);
+      return new RecordLog<Value>(file, openSync(file, 'a', ownerOnly), size, records);
+    } catch (cause) {
+      if (cause instanceof IotdmError) throw cause;
+      throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
+    }
+  }
+
+  get(key: string): Value | undefined {
+    return this.#records.get(key);
+  }
+
+  entries(): IterableIterator<[string, Value]> {
+    return this.#records.entries();
+  }
+
+  /** Takes effect as a whole once it is in the log; throws, changing nothing, when it cannot be written. */
+  commit(change: RecordChange<Value>): void {
+    const { set = {}, delete: gone = [] } = change;
+    if (Object.keys(set).length === 0 && gone.length === 0) return;
+    this.#append(`${JSON.stringify(change)}\n`);
+    apply(this.#records, set, gone);
+  }
+
+  /** Flushes to disk; calling it again does nothing. */
+  close(): void {
+    if (this.#descriptor === undefined) return;
+    fsyncSync(this.#descriptor);
+    closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+  }
+
+  #append(text: string): void {
+    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
+    const bytes = Buffer.from(text, 'utf8');
+    try {
+      writeAll(this.#descriptor, bytes);
+    } catch (error) {
+      this.#takeBack(this.#descriptor);
+      throw error;
+    }
+    this.#length += bytes.length;
+  }
+
+  /** Removes what a failed write has left: half a line in the midst of the log could never be read again. */
+  #takeBack(descriptor: number): void {
+    try {
+      ftruncateSync(descriptor, this.#length);
+    } catch {
+      // As the last line it will be dropped; nothing must be written behind it.
+      closeSync(descriptor);
+      this.#descriptor = undefined;
+    }
+  }
+}
+
+interface Loaded<Value> {
+  readonly records: Map<string, Value>;
+  /** Complete ones. */
+  readonly lines: number;
+  /** Bytes of the complete lines. */
+  readonly length: number;
+  readonly torn: boolean;
+}
+
+function load<Value>(
+  file: string,
+  isValue: (key: string, value: unknown) => value is Value & object,
+): Loaded<Value> {
+  const records = new Map<string, Value>();
+  if (!existsSync(file)) return { records, lines: 0, length: 0, torn: false };
+  const text = readFileSync(file, 'utf8');
+  const end = text.lastIndexOf('\n') + 1;
+  const lines = text.slice(0, end).split('\n').slice(0, -1);
+  for (const [index, line] of lines.entries()) {
+    const at = `${file}: line ${index + 1}`;
+    const entry = parsed(line, at);
+    if (index === 0) {
+      if (entry['schema'] === schema) continue;
+      throw new IotdmError('input.invalid', `${at} is of another version of the emulator`);
+    }
+    const { set = {}, delete: gone = [] } = entry;
+    if (typeof set !== 'object' || set === null || !Array.isArray(gone)) throw notAnEntry(at);
+    const values: Record<string, Value> = {};
+    for (const [key, value] of Object.entries(set) as [string, unknown][]) {
+      if (!isValue(key, value)) throw notAnEntry(at);
+      values[key] = value;
+    }
+    if (!gone.every((key) => typeof key === 'string')) throw notAnEntry(at);
+    apply(records, values, gone);
+  }
+  return {
+    records,
+    lines: lines.length,
+    length: Buffer.byteLength(text.slice(0, end)),
+    torn: end < text.length,
+  };
+}
+
+function apply<Value>(
+  records: Map<string, Value>,
+  set: Readonly<Record<string, Value>>,
+  gone: readonly string[],
+): void {
+  for (const key of gone) records.delete(key);
+  for (const [key, value] of Object.entries(set)) records.set(key, value);
+}
+
+function parsed(line: string, at: string): Readonly<Record<string, unknown>> {
+  try {
+    const value: unknown = JSON.parse(line);
+    if (typeof value === 'object' && value !== null) return value as Readonly<Record<string, unknown>>;
+  } catch {
+    // Said below; the parser's own message would quote the line.
+  }
+  throw new IotdmError('input.invalid', `${at} is damaged`);
+}
+
+function notAnEntry(at: string): IotdmError {
+  return new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
+}
+
+/** Writes the log anew with what still counts, and puts it in the old one's place. Returns its size. */
+function rewrite(file: string, records: ReadonlyMap<string, unknown>): number {
+  const draft = `${file}.new`;
+  rmSync(draft, { force: true });
+  const descriptor = openSync(draft, 'wx', ownerOnly);
+  let size = 0;
+  try {
+    const write = (text: string): void => {
+      const bytes = Buffer.from(text, 'utf8');
+      writeAll(descriptor, bytes);
+      size += bytes.length;
+    };
+    write(header);
+    const entries = [...records];
+    for (let from = 0; from < entries.length; from += compactLine) {
+      write(`${JSON.stringify({ set: Object.fromEntries(entries.slice(from, from + compactLine)) })}\n`);
+    }
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+  renameSync(draft, file);
+  return size;
+}
+
+function writeAll(descriptor: number, bytes: Buffer): void {
+  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
+}

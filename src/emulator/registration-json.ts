@@ -1,0 +1,39 @@
+/** Registrations as the service shows them to devices and to operators. */
+
+import type { Registration } from './device-store.ts';
+
+export type OperationState = 'assigning' | 'assigned' | 'disabled';
+
+/** Whether the operation of a registration is done by now, and how it ended. */
+export function operationState({ doneAt, outcome }: Registration, now: Date): OperationState {
+  return now.getTime() < doneAt ? 'assigning' : outcome;
+}
+
+/** Definition DeviceRegistrationState: what operators see. */
+export function registrationState(registration: Registration, now: Date): Readonly<Record<string, unknown>> {
+  const { registrationId, createdDateTimeUtc, lastUpdatedDateTimeUtc, etag, assignment } = registration;
+  const status = operationState(registration, now);
+  const assigned = status === 'assigned' ? assignment : undefined;
+  return {
+    registrationId,
+    createdDateTimeUtc,
+    ...(assigned === undefined
+      ? {}
+      : {
+          assignedHub: assigned.assignedHub,
+          deviceId: assigned.deviceId,
+        }),
+    status,
+    ...(assigned === undefined ? {} : { substatus: assigned.substatus }),
+    lastUpdatedDateTimeUtc,
+    etag,
+    ...(assigned?.payload === undefined ? {} : { payload: assigned.payload }),
+  };
+}
+
+/** Definition DeviceRegistrationResult: the same for the device, with its key. */
+export function registrationResult(registration: Registration, now: Date): Readonly<Record<string, unknown>> {
+  const state = registrationState(registration, now);
+  const key = state['status'] === 'assigned' ? registration.assignment?.authenticationKey : undefined;
+  return { ...(key === undefined ? {} : { tpm: { authenticationKey: key } }), ...state };
+}
