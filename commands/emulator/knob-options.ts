@@ -32,6 +32,7 @@ export const faultNotes = [
   '  truncate      answer with half of the JSON document',
   '  unknown-ids   blame enrollments that nobody sent in the answer to a bulk request',
   '  etag-race     have another writer change the enrollments just before',
+  '  assign-fail   end the registration of a device in the status failed',
   'Which requests, of those that are authorized; without these keys all:',
   '  method=PUT, path=/enrollments/*   * is any text in one part of the path, ** any text',
   '  rate=5%                           so many of them, chosen at random',

@@ -63,12 +63,12 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   ],
   async run(context, _args, { dir: given, foreground = false, port, devicePort, hubPort, ...knobTexts }) {
     const dir = resolve(given);
-    if (context.settings.json) context.console.warn(notice);
     const [{ emulatorStatus }, { parseKnobs, knobReport }] = await Promise.all([
       import('../../src/emulator/status.ts'),
       import('../../src/emulator/knobs.ts'),
     ]);
     const knobs = parseKnobs(knobTexts);
+    if (context.settings.json) context.console.warn(notice);
     const ports = {
       ...(port === undefined ? {} : { port }),
       ...(devicePort === undefined ? {} : { devicePort }),

@@ -70,6 +70,7 @@ export function deviceApi(options: DeviceApiOptions): ServiceApi {
         path: `${registration}/register`,
         body: 'json',
         handle: (request) => api.register(request),
+        failToAssign: (request) => api.register(request, { fails: true }),
         // What the service limits is registrations, and a challenge is none yet.
         quota: ({ authorization }) => (authorization === undefined ? undefined : 'registrations'),
       },
@@ -110,7 +111,8 @@ class DeviceApi {
     );
   }
 
-  register(request: ServiceRequest): ServiceAnswer {
+  /** @param fails whether the assignment is to fail; a challenge is put all the same */
+  register(request: ServiceRequest, { fails = false } = {}): ServiceAnswer {
     const { enrollment, endorsementKey, storageRootKey, payload } = this.#attested(request);
     const { registrationId: id } = enrollment;
     if (request.headers.authorization === undefined) {
@@ -121,7 +123,9 @@ class DeviceApi {
     if (!session.storageRootKey.equals(storageRootKey.bytes)) {
       throw unauthorized('the storage root key is not the one that the challenge was for');
     }
-    const registration = this.#registered(enrollment, endorsementKey, storageRootKey, session.key, payload);
+    const registration = fails
+      ? this.#unassigned(enrollment, session.key, 'failed')
+      : this.#registered(enrollment, endorsementKey, storageRootKey, session.key, payload);
     // An answer counts once: whoever has recorded it cannot register with it.
     this.#sessions.set(
       id.toLowerCase(),
@@ -255,34 +259,16 @@ class DeviceApi {
     sessionKey: Buffer,
     payload: object | undefined,
   ): Registration {
-    const { devices, clock, assignDelayMs } = this.#options;
-    const now = clock();
-    const before = devices.registration(enrollment.registrationId);
-    const common = {
-      kind: 'registration',
-      registrationId: enrollment.registrationId,
-      createdDateTimeUtc: before?.createdDateTimeUtc ?? now.toISOString(),
-      lastUpdatedDateTimeUtc: now.toISOString(),
-      etag: newEtag(),
-      operationId: `4.${randomBytes(8).toString('hex')}.${randomUUID()}`,
-      sessionKey: sessionKey.toString('base64'),
-      doneAt: now.getTime() + assignDelayMs,
-    } as const;
-    const previous = before?.assignment;
     if (enrollment['provisioningStatus'] === 'disabled') {
-      const registration: Registration = {
-        ...common,
-        outcome: 'disabled',
-        ...(previous === undefined ? {} : { assignment: previous }),
-      };
-      devices.commit({ registration });
-      return registration;
+      return this.#unassigned(enrollment, sessionKey, 'disabled');
     }
+    const { devices, clock } = this.#options;
+    const previous = devices.registration(enrollment.registrationId)?.assignment;
     const deviceKey = randomBytes(keyBytes);
     const place = this.#allocate(enrollment, previous);
-    const identity = this.#identity(enrollment, place, previous, deviceKey, now);
+    const identity = this.#identity(enrollment, place, previous, deviceKey, clock());
     const registration: Registration = {
-      ...common,
+      ...this.#operationOf(enrollment, sessionKey),
       outcome: 'assigned',
       assignment: {
         ...place,
@@ -305,6 +291,39 @@ class DeviceApi {
           : undefined,
     });
     return registration;
+  }
+
+  /** A registration that ends without a hub; a device that has one keeps it. */
+  #unassigned(
+    enrollment: EnrollmentContent,
+    sessionKey: Buffer,
+    outcome: 'disabled' | 'failed',
+  ): Registration {
+    const { devices } = this.#options;
+    const previous = devices.registration(enrollment.registrationId)?.assignment;
+    const registration: Registration = {
+      ...this.#operationOf(enrollment, sessionKey),
+      outcome,
+      ...(previous === undefined ? {} : { assignment: previous }),
+    };
+    devices.commit({ registration });
+    return registration;
+  }
+
+  /** What every registration has, however it ends. */
+  #operationOf({ registrationId: id }: EnrollmentContent, sessionKey: Buffer): Omit<Registration, 'outcome'> {
+    const { devices, clock, assignDelayMs } = this.#options;
+    const now = clock();
+    return {
+      kind: 'registration',
+      registrationId: id,
+      createdDateTimeUtc: devices.registration(id)?.createdDateTimeUtc ?? now.toISOString(),
+      lastUpdatedDateTimeUtc: now.toISOString(),
+      etag: newEtag(),
+      operationId: `4.${randomBytes(8).toString('hex')}.${randomUUID()}`,
+      sessionKey: sessionKey.toString('base64'),
+      doneAt: now.getTime() + assignDelayMs,
+    };
   }
 
   /** Which hub, under which name, and what that means for a device that has been assigned before. */

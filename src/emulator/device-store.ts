@@ -16,7 +16,7 @@ export interface Registration {
   readonly sessionKey: string;
   /** From then on the operation is done, in milliseconds since 1970. */
   readonly doneAt: number;
-  readonly outcome: 'assigned' | 'disabled';
+  readonly outcome: 'assigned' | 'disabled' | 'failed';
   /** Absent while the device has never been assigned. */
   readonly assignment?: Assignment;
 }

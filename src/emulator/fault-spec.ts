@@ -47,6 +47,7 @@ const plainFaultKinds = [
   'truncate',
   'unknown-ids',
   'etag-race',
+  'assign-fail',
 ] as const;
 
 export interface PlainFault extends FaultSelection {

@@ -11,6 +11,8 @@ export interface FaultTarget {
   readonly isBulk: boolean;
   /** It changes enrollments, so that another writer can come first. */
   readonly isWrite: boolean;
+  /** It registers a device. */
+  readonly isRegistration: boolean;
 }
 
 interface Armed {
@@ -62,6 +64,7 @@ export function draw(seed: number, series: number, index: number): number {
 function fits({ fault, path }: Armed, target: FaultTarget): boolean {
   if (fault.kind === 'unknown-ids' && !target.isBulk) return false;
   if (fault.kind === 'etag-race' && !target.isWrite) return false;
+  if (fault.kind === 'assign-fail' && !target.isRegistration) return false;
   if (fault.method !== undefined && fault.method !== target.method) return false;
   return path?.test(target.path) ?? true;
 }

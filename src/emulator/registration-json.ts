@@ -1,13 +1,20 @@
 /** Registrations as the service shows them to devices and to operators. */
 
 import type { Registration } from './device-store.ts';
+import { serviceErrorCodes } from './service-error.ts';
 
-export type OperationState = 'assigning' | 'assigned' | 'disabled';
+export type OperationState = 'assigning' | Registration['outcome'];
 
 /** Whether the operation of a registration is done by now, and how it ended. */
 export function operationState({ doneAt, outcome }: Registration, now: Date): OperationState {
   return now.getTime() < doneAt ? 'assigning' : outcome;
 }
+
+/** Only a fault makes an assignment fail here. */
+const failure = {
+  errorCode: serviceErrorCodes.internal,
+  errorMessage: 'the emulator was told to fail this assignment',
+} as const;
 
 /** Definition DeviceRegistrationState: what operators see. */
 export function registrationState(registration: Registration, now: Date): Readonly<Record<string, unknown>> {
@@ -25,6 +32,7 @@ export function registrationState(registration: Registration, now: Date): Readon
         }),
     status,
     ...(assigned === undefined ? {} : { substatus: assigned.substatus }),
+    ...(status === 'failed' ? failure : {}),
     lastUpdatedDateTimeUtc,
     etag,
     ...(assigned?.payload === undefined ? {} : { payload: assigned.payload }),

@@ -34,6 +34,8 @@ export interface Route {
   readonly bulkSize?: (body: unknown) => number;
   /** Does what another writer would do who came just before; what changes nothing has none. Must not throw. */
   readonly anotherWriter?: (request: ServiceRequest) => void;
+  /** Instead of `handle`, for a device that cannot be assigned; only where devices register. */
+  readonly failToAssign?: (request: ServiceRequest) => ServiceAnswer;
 }
 
 /** Routes that share their versions and their credentials. */
@@ -138,9 +140,9 @@ async function outcomeOf(
   route.api.authorize({ parameters, headers }, route);
   const received = await receive(route, request);
   if (received === undefined) return undefined;
-  const handled = (): ServiceAnswer => {
+  const handled = (handle = route.handle): ServiceAnswer => {
     if ('problem' in received) throw received.problem;
-    return route.handle({ parameters, headers, body: received.body });
+    return handle({ parameters, headers, body: received.body });
   };
   if (disturbance === undefined) return { answer: handled(), fault: undefined };
 
@@ -155,10 +157,11 @@ async function outcomeOf(
     path: withoutTrailingSlash(path),
     isBulk: route.bulkSize !== undefined,
     isWrite: route.anotherWriter !== undefined,
+    isRegistration: route.failToAssign !== undefined,
   });
-  const regular = (): ServiceAnswer => {
+  const regular = (handle?: Route['handle']): ServiceAnswer => {
     try {
-      return handled();
+      return handled(handle);
     } catch (error) {
       return refusal(error, clock(), refuse);
     }
@@ -173,6 +176,8 @@ async function outcomeOf(
     case 'etag-race':
       route.anotherWriter?.({ parameters, headers, body });
       return { answer: regular(), fault };
+    case 'assign-fail':
+      return { answer: regular(route.failToAssign), fault };
     case 'unknown-ids':
       return { answer: withUnknownIds(regular()), fault };
     default:

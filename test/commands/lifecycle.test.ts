@@ -15,6 +15,7 @@ interface Status {
   readonly host: string | null;
   readonly connectionStringFile: string | null;
   readonly ca: string | null;
+  readonly knobs: unknown;
 }
 
 type Part = 'simulator' | 'emulator';
@@ -175,12 +176,71 @@ describe('a process that has ended and that nobody waits for', () => {
   });
 });
 
+describe('iotdm emulator start with quota, latency and faults', () => {
+  const knobs = ['--quota', '9/s', '--bulk-cost', 'request', '--latency', '0-1', '--assign-delay', '5'];
+  const faults = ['--fault', '503,nth=1,retry-after=0', '--fault', 'stall,ms=1,rate=5%', '--fault-seed', '7'];
+
+  it('says so while it runs, is asked for the same only, and is well-behaved the next time', async (t) => {
+    const dir = await stateDirectory(t, 'emulator');
+    const text = await iotdm(['emulator', 'start', '--dir', dir, ...knobs, ...faults]);
+    assert.equal(text.code, 0, text.stderr);
+    assert.match(text.stdout, /^Quota +9\/s, a bulk request counts once$/m);
+    assert.match(text.stdout, /^Latency +0-1 ms$/m);
+    assert.match(text.stdout, /^Assign delay +5 ms$/m);
+    assert.match(text.stdout, /^Fault +503,retry-after=0,nth=1\nFault +stall,ms=1,rate=0\.05$/m);
+    const status = await run('emulator', 'status', '--dir', dir);
+    assert.deepEqual(status.knobs, {
+      quota: '9/s',
+      bulkCost: 'request',
+      latency: '0-1',
+      assignDelay: 5,
+      faults: ['503,retry-after=0,nth=1', 'stall,ms=1,rate=0.05'],
+      faultSeed: 7,
+    });
+    assert.deepEqual(await run('emulator', 'start', '--dir', dir), status);
+    assert.deepEqual(await run('emulator', 'start', '--dir', dir, ...knobs, ...faults), status);
+    const other = await iotdm(['emulator', 'start', '--dir', dir, '--quota', '10', '--json']);
+    assert.equal(other.code, 2);
+    assert.match(other.stderr, /"code":"usage.emulator-running"/);
+    assert.match(other.stderr, /iotdm emulator stop/);
+
+    // The first request is refused with 503, and the client tries again.
+    const list = await iotdm([
+      ...['enrollment', 'list', '--json', '--ca', status.ca ?? ''],
+      ...['--dps-connection-string-file', status.connectionStringFile ?? ''],
+    ]);
+    assert.equal(list.code, 0, list.stderr);
+    await run('emulator', 'stop', '--dir', dir);
+    assert.equal((await run('emulator', 'start', '--dir', dir)).knobs, null);
+  });
+
+  it('refuses what it does not understand, before anything is started', async (t) => {
+    const dir = await stateDirectory(t, 'emulator');
+    for (const [args, message] of [
+      [['--quota', 'many'], /the quota .*many.* is not a number/],
+      [['--bulk-cost', 'ten'], /request, enrollment/],
+      [['--latency', '9-5'], /the latency/],
+      [['--assign-delay', 'x'], /the delay/],
+      [['--fault', 'cut-befor'], /did you mean cut-before/],
+      [['--fault', '503', '--fault-seed', 'x'], /the fault seed/],
+      [['--device-port', '0'], /expected 1 to 65535/],
+      [['--hub-port', 'x'], /expected 1 to 65535/],
+    ] as const) {
+      const { code, stderr } = await iotdm(['emulator', 'start', '--dir', dir, '--json', ...args]);
+      assert.equal(code, 2, stderr);
+      assert.match(stderr, message);
+    }
+    assert.equal(existsSync(dir), false);
+  });
+});
+
 describe('iotdm emulator stop --wipe', () => {
   it('removes what killed processes have left of ours, and nothing else', async (t) => {
     const dir = await stateDirectory(t, 'emulator');
     await run('emulator', 'start', '--dir', dir);
     const ours = [
       'enrollments.ndjson.new',
+      'devices.ndjson.new',
       `.ca-key.pem.${randomUUID()}`,
       `.service-connection-string.${randomUUID()}`,
       `.lock.${randomUUID()}`,

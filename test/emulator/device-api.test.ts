@@ -472,6 +472,26 @@ describe('knobs', () => {
     assert.equal((await device.put({ authorization })).status, 202, 'the answer was not used up');
   });
 
+  it('let an assignment fail, and leave the device what it had', async () => {
+    await device.enroll();
+    const before = await device.register();
+    await restart({ faults: [parseFault('assign-fail')] });
+    const authorization = device.tokenFor(await device.challenged());
+    const { operationId } = deviceAnswer(await device.put({ authorization }));
+    const answer = await device.poll(operationId, authorization);
+    assert.equal(answer.status, 200);
+    const { status, registrationState } = deviceAnswer(answer);
+    const { errorCode, errorMessage, tpm } = registrationState as unknown as Record<string, unknown>;
+    assert.deepEqual(
+      [status, registrationState.status, errorCode, tpm],
+      ['failed', 'failed', 500001, undefined],
+    );
+    assert.match(String(errorMessage), /told to fail/);
+    assert.equal(await hubAccepts(before.state, before.key), 204);
+    await restart();
+    assert.equal((await device.register()).state.substatus, 'reprovisionedToInitialAssignment');
+  });
+
   it('strike registrations like everything else', async () => {
     const faults = [
       '503,path=/*/registrations/*/register,nth=2,retry-after=1',

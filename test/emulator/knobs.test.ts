@@ -30,6 +30,7 @@ const target = (method: string, path: string, more: Partial<FaultTarget> = {}): 
   path,
   isBulk: false,
   isWrite: false,
+  isRegistration: false,
   ...more,
 });
 
@@ -69,6 +70,7 @@ const faults: fc.Arbitrary<Fault> = fc
           'truncate',
           'unknown-ids',
           'etag-race',
+          'assign-fail',
         ),
       }),
     ),
@@ -205,14 +207,16 @@ describe('what a fault befalls', () => {
     assert.equal(struck('503,rate=1', many.slice(0, 50)).length, 50);
   });
 
-  it('is bulk requests and writes only, for faults of these', () => {
+  it('is bulk requests, writes and registrations only, for faults of these', () => {
     const all = [
       target('GET', '/enrollments/d1'),
       target('PUT', '/enrollments/d1', { isWrite: true }),
       target('POST', '/enrollments', { isWrite: true, isBulk: true }),
+      target('PUT', '/0ne1/registrations/d1/register', { isRegistration: true }),
     ];
     assert.deepEqual(struck('unknown-ids', all), [3]);
     assert.deepEqual(struck('etag-race', all), [2, 3]);
+    assert.deepEqual(struck('assign-fail', all), [4]);
   });
 
   it('is decided by the first fault that strikes, and counted by all', () => {

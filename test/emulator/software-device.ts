@@ -4,7 +4,11 @@ import { createHmac, generateKeyPairSync, type KeyObject } from 'node:crypto';
 import { nameOf } from '../../src/duplication.ts';
 import { EK_PUBLIC_PREFIX } from '../../src/tpm/endorsement-key.ts';
 import { openCredential, openDuplicate, structures } from '../fakes/chip-in-software.ts';
-import type { Answer, CallOptions, Rig } from './rig.ts';
+import type { EmulatorInfo } from '../../src/emulator/emulator.ts';
+import type { Answer, CallOptions, Caller } from './rig.ts';
+
+/** A rig, or a caller of an emulator elsewhere. */
+export type Service = Caller & { readonly emulator: { readonly info: EmulatorInfo } };
 
 /** TPMT_PUBLIC of the TCG's storage root key, up to its modulus: no policy, noDA and userWithAuth. */
 const srkPrefix = Buffer.from('0001000b00030472000000060080004300100800000000000100', 'hex');
@@ -91,9 +95,9 @@ export function deviceAnswer(answer: Answer): DeviceAnswer {
 export class SoftwareDevice {
   readonly chip: SoftwareChip;
   readonly id: string;
-  readonly #rig: Rig;
+  readonly #rig: Service;
 
-  constructor(rig: Rig, id: string, chip = softwareChip()) {
+  constructor(rig: Service, id: string, chip = softwareChip()) {
     this.#rig = rig;
     this.id = id;
     this.chip = chip;

@@ -13,6 +13,8 @@ import { connect as connectTls } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { startEmulator, type EmulatorInfo } from '../../src/emulator/emulator.ts';
 import { IotdmError, type ErrorCode } from '../../src/errors.ts';
+import { emulatorStatus } from '../../src/emulator/status.ts';
+import { SoftwareDevice, softwareChip, token, type Registered } from './software-device.ts';
 import { callerOf, enrollment, remove, startRig, temporaryDirectory, type Caller, type Rig } from './rig.ts';
 
 const year = 365 * 24 * 60 * 60 * 1000;
@@ -193,6 +195,75 @@ describe('the state directory', () => {
     });
   });
 
+  it('keeps what a device was answered over kill -9, and drops what it was not', async () => {
+    const program = fileURLToPath(new URL('run-emulator.ts', import.meta.url));
+    const child = spawn(process.execPath, ['--import', 'tsx', program, dir], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const chip = softwareChip();
+    const exchange = async (info: EmulatorInfo): Promise<Registered> => {
+      const caller = await callerOf(info);
+      const device = new SoftwareDevice({ ...caller, emulator: { info } }, 'd1', chip);
+      try {
+        await device.enroll();
+        return await device.register();
+      } finally {
+        caller.agent.destroy();
+      }
+    };
+    let registered: Registered;
+    try {
+      const [line] = (await once(child.stdout, 'data')) as [Buffer];
+      registered = await exchange(JSON.parse(line.toString('utf8')) as EmulatorInfo);
+    } finally {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    await appendFile(join(dir, 'devices.ndjson'), '{"set":{"registration/d1":{"kind":"regis');
+    const accepts = async (rig: Rig): Promise<number> => {
+      const { assignedHub } = registered.state;
+      const answer = await rig.callAt(rig.emulator.info.hubHost, 'GET', '/devices/d1/messages/devicebound', {
+        query: 'api-version=2021-04-12',
+        authorization: token(encodeURIComponent(`${assignedHub}/devices/d1`), registered.key),
+      });
+      return answer.status;
+    };
+    await withRig(async (rig) => {
+      assert.equal(await accepts(rig), 204);
+      const device = new SoftwareDevice(rig, 'd1', chip);
+      assert.equal((await device.poll(registered.operationId, registered.authorization)).status, 200);
+    });
+    // A crash between the two logs: the enrollment is gone, and so is what became of its device.
+    await appendFile(log(), '{"delete":"d1"}\n');
+    await withRig(() => Promise.resolve());
+    await withRig(async (rig) => {
+      await create(rig, 'd1');
+      assert.equal((await rig.call('GET', '/registrations/d1')).status, 404);
+      assert.equal(await accepts(rig), 204, 'the identity on the hub is not the enrollment’s');
+    });
+  });
+
+  it('of an earlier version, without devices, is taken over', async () => {
+    const info = await withRig(async (rig) => {
+      await create(rig, 'd1');
+      return rig.emulator.info;
+    });
+    await rm(join(dir, 'devices.ndjson'));
+    const earlier = { port: info.port, created: '2026-01-01T00:00:00.000Z' };
+    await writeFile(join(dir, 'emulator.json'), JSON.stringify(earlier));
+    const after = await withRig((rig) => Promise.resolve(rig.emulator.info));
+    assert.equal(after.host, info.host);
+    assert.match(after.idScope, /^0ne[0-9A-F]{8}$/);
+    const status = await withRig((rig) => Promise.resolve({ ...emulatorStatus(dir), rig }));
+    const { deviceHost, idScope, hubHost, hub } = status.rig.emulator.info;
+    assert.deepEqual(
+      [status.deviceHost, status.idScope, status.hubHost, status.hub],
+      [deviceHost, idScope, hubHost, hub],
+    );
+    assert.equal(idScope, after.idScope);
+    assert.deepEqual(await withRig(idsOf), ['d1']);
+  });
+
   it('is refused when a file in it is damaged, and the file is named', async () => {
     await withRig(async (rig) => {
       await create(rig, 'd1');
@@ -245,9 +316,12 @@ describe('the state directory', () => {
 
   it('is refused when it cannot be used at all', async () => {
     await withRig(() => Promise.resolve());
-    await rm(log());
-    await mkdir(log());
-    await refusal('input.unreadable', /enrollments\.ndjson/);
+    for (const name of ['enrollments.ndjson', 'devices.ndjson']) {
+      await rm(join(dir, name));
+      await mkdir(join(dir, name));
+      await refusal('input.unreadable', new RegExp(name.replace('.', '\\.')));
+      await rm(join(dir, name), { recursive: true });
+    }
     await remove(dir);
     await writeFile(dir, '');
     await refusal('usage.output-unwritable', /state directory/);
@@ -267,7 +341,9 @@ describe('the state directory', () => {
       return create(rig, 'd1');
     });
     assert.equal((await readFile(log(), 'utf8')).split('\n').length, 5);
-    assert.equal((await stat(log())).mode & 0o777, 0o600);
+    for (const name of ['enrollments.ndjson', 'devices.ndjson']) {
+      assert.equal((await stat(join(dir, name))).mode & 0o777, 0o600);
+    }
     await withRig(async (rig) => {
       assert.equal((await rig.call('GET', '/enrollments/d1')).json.etag, etag);
     });

@@ -20,6 +20,8 @@ try {
   const dps = JSON.parse(iotdm('emulator', 'start', '--json')) as {
     connectionStringFile: string;
     ca: string;
+    deviceHost: string;
+    idScope: string;
   };
   console.log(`A software TPM and a DPS emulator run until you leave this shell (exit, or Ctrl-D).
 
@@ -42,6 +44,8 @@ tpm2-tools reach the same TPM. The settings are in ${join(dir, 'iotdm.config.jso
       PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}`,
       TPM2TOOLS_TCTI: tpm.tcti,
       IOTDM_TPM: tpm.tcti,
+      IOTDM_DEVICE_HOST: dps.deviceHost,
+      IOTDM_ID_SCOPE: dps.idScope,
     },
   });
 } finally {
