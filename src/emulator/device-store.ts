@@ -86,7 +86,9 @@ export class DeviceStore {
   /** @param hub without regard to case */
   identity(hub: string, deviceId: string, moduleId?: string): HubIdentity | undefined {
     const record = this.#log.get(identityKey(hub, deviceId, moduleId));
-    return record === undefined || record.kind === 'registration' ? undefined : record;
+    if (record === undefined || record.kind === 'registration') return undefined;
+    // Asked for by a caller, an id may hold a slash, and lead to the key of something else.
+    return record.deviceId === deviceId && record.moduleId === moduleId ? record : undefined;
   }
 
   hasHub(name: string): boolean {

@@ -200,6 +200,19 @@ describe('a module', () => {
     assert.equal((await ask('GET', modulePath('m1'), { authorization: token(own, device.key) })).status, 200);
   });
 
+  it('cannot pass for a device by a name with a slash', async () => {
+    const authorization = deviceToken();
+    const made = hubAnswer(await ask('PUT', modulePath('m5'), { authorization, body: {} }));
+    const key = Buffer.from(made.authentication.symmetricKey.primaryKey, 'base64');
+    for (const id of [`${deviceId}/m5`, `${deviceId}/modules/m5`]) {
+      const forged = { authorization: token(encodeURIComponent(`${hub}/devices/${id}`), key) };
+      for (const path of ['messages/devicebound', 'modules/m5']) {
+        const answer = await ask('GET', `/devices/${encodeURIComponent(id)}/${path}`, forged);
+        refused(answer, 401, 'IotHubUnauthorizedAccess', /sig/);
+      }
+    }
+  });
+
   it('is not made twice, and keeps its keys when it is changed', async () => {
     const authorization = deviceToken();
     const body = { deviceId, moduleId: 'm2' };
