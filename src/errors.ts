@@ -17,6 +17,7 @@ export const errorCodes = [
   'input.invalid',
   'input.rows',
   'input.locked',
+  'input.recovery-damaged',
   'input.key-unsuitable',
   'input.private-key',
   'tpm-unavailable.not-found',

@@ -57,7 +57,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'usage.output-unwritable': {
     meaning: 'the output file cannot be written',
     cause: 'the folder is missing or not writable, or the disk is full',
-    fix: 'check the name, the permissions of the folder and the free space',
+    fix: ({ command, details }) =>
+      typeof details['stateDirectory'] === 'string'
+        ? `iotdm must be able to write there: choose another directory with ${stateDirectoryOption(command)}, or mend its permissions`
+        : 'check the name, the permissions of the folder and the free space',
   },
   'usage.unsupported': {
     meaning: 'what was asked for does not exist here',
@@ -79,6 +82,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'another process holds the lock of the file',
     cause: 'two stations write to one manifest, and the other one takes long or hangs',
     fix: 'another iotdm is writing to it: wait for it to end and run the command again',
+  },
+  'input.recovery-damaged': {
+    meaning: 'the record of a change to a slot that was interrupted is damaged; nothing was touched',
+    cause: 'a file in the state directory that was cut short or changed by hand',
+    fix: ({ details }) =>
+      `write the slot again with: iotdm slot write ${slotIn(details)} --overwrite --connection-string-file FILE, or empty it with: iotdm slot clear ${slotIn(details)}`,
   },
   'input.key-unsuitable': {
     meaning: 'the key is none that DPS takes as an endorsement key',
@@ -112,8 +121,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm-unavailable.busy': {
     meaning: 'the TPM is in use or busy and stayed so',
     cause:
-      'another program has opened /dev/tpm0, which serves one at a time, or the chip tests itself after power-on',
-    fix: 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
+      'another program has opened /dev/tpm0, which serves one at a time, another iotdm is changing this TPM, or the chip tests itself after power-on',
+    fix: ({ details }) =>
+      typeof details['pid'] === 'number'
+        ? 'wait until it has ended, or pass --wait 60 to wait for it'
+        : 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
   },
   'tpm-unavailable.connection': {
     meaning: 'the connection to the TPM could not be made, or broke',
@@ -227,8 +239,14 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm.slot-incomplete': {
     meaning: 'the slot holds a key without its name, or a name without its key',
     cause: 'a tool that was interrupted while it wrote',
-    fix: ({ details }) =>
-      `write it again with: iotdm slot write ${slotIn(details)} --overwrite --connection-string-file FILE`,
+    fix: ({ details }) => {
+      const slot = slotIn(details);
+      const repair = `iotdm slot repair ${slot}`;
+      const again = `iotdm slot write ${slot} --overwrite --connection-string-file FILE`;
+      if (typeof details['interrupted'] === 'string')
+        return `finish it without the secret: ${repair}; or take it back: ${repair} --undo`;
+      return `write it again with: ${again}, or empty it with: iotdm slot clear ${slot}; what iotdm itself was interrupted at is finished with: ${repair}`;
+    },
   },
   'tpm.slot-foreign': {
     meaning: "something stands in the slot's places that is no identity",
@@ -347,6 +365,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     fix: 'run the same command again to finish',
   },
 };
+
+function stateDirectoryOption(command: string): string {
+  return /^iotdm (?:emulator|simulator) /.test(command)
+    ? '--dir DIR'
+    : '--state-dir DIR (or IOTDM_STATE_DIR)';
+}
 
 function slotIn(details: Readonly<Record<string, unknown>>): string {
   return typeof details['slot'] === 'number' ? String(details['slot']) : 'N';

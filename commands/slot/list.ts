@@ -12,10 +12,11 @@ export const slotList: Verb<[], SlotListOptions, readonly SlotView[]> = {
   description: 'Lists the slots in use and what they hold. Never shows a key. Changes nothing.',
   examples: ['iotdm slot list', 'iotdm slot list --all --json'],
   seeAlso: ['iotdm slot show', 'iotdm slot write'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'state'],
   options: [new Option('--all', 'list empty slots too')],
   async run(context, _args, { all = false }) {
-    const slots = await listSlots(await context.openTpm());
+    const { tpm, recovery } = await context.openSlots();
+    const slots = await listSlots(tpm, recovery);
     return slots.filter((slot) => all || slot.state !== 'empty');
   },
   describe(slots, { console: { style } }) {

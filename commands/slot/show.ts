@@ -12,10 +12,11 @@ export const slotShow: Verb<[string], object, SlotView> = {
     'missing) or "foreign" (something else stands in its place). Never shows a key. Changes nothing.',
   examples: ['iotdm slot show 0', 'iotdm slot show 3 --json'],
   seeAlso: ['iotdm slot list', 'iotdm slot write', 'iotdm slot token'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'state'],
   async run(context, [slot]) {
     const number = parseSlotNumber(slot);
-    return showSlot(await context.openTpm(), number);
+    const { tpm, recovery } = await context.openSlots();
+    return showSlot(tpm, number, recovery);
   },
   describe: slotTable,
 };

@@ -6,7 +6,7 @@ import { checkSlotWritable, writeSlot } from '../../src/slot/slots.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import { secretVariables } from '../shared/settings.ts';
-import { slotArgument } from '../shared/slot-argument.ts';
+import { noteSdkSlot, slotArgument } from '../shared/slot-argument.ts';
 import { secretFlag, table, type Verb } from '../shared/verb.ts';
 
 export interface SlotWriteOptions {
@@ -38,7 +38,7 @@ export const slotWrite: Verb<[string], SlotWriteOptions, SlotWriteResult> = {
     'IOTDM_CONNECTION_STRING="$CS" iotdm slot write 3 --overwrite',
   ],
   seeAlso: ['iotdm slot show', 'iotdm slot token', 'iotdm slot clear'],
-  settings: ['tpm', 'timeout', 'dry-run'],
+  settings: ['tpm', 'timeout', 'change', 'dry-run'],
   options: [
     new Option('--connection-string-file <file>', 'file with the connection string (- reads stdin)'),
     new Option('--overwrite', 'replace the identity that the slot holds'),
@@ -48,14 +48,16 @@ export const slotWrite: Verb<[string], SlotWriteOptions, SlotWriteResult> = {
   async run(context, [slot], options) {
     const number = parseSlotNumber(slot);
     const credentials = await readCredentials(context, options);
-    const tpm = await context.openTpm();
+    const slots = await context.openSlotsToChange();
     try {
       if (context.settings.dryRun) {
-        const before = await checkSlotWritable(tpm, number, options);
+        const before = await checkSlotWritable(slots, number, options);
         const uri = formatUri(credentials.identity);
         return { slot: number, uri, keyName: null, replaced: before.state !== 'empty', dryRun: true };
       }
-      return await writeSlot(tpm, number, credentials, options);
+      const written = await writeSlot(slots, number, credentials, options);
+      noteSdkSlot(context, number);
+      return written;
     } finally {
       credentials.key.wipe();
     }

@@ -38,7 +38,7 @@ const POLL_MS = 20;
 /** @throws IotdmError `input.unreadable` */
 export function emulatorStatus(directory: string): EmulatorStatus {
   const dir = resolve(directory);
-  const pid = holderOf(dir);
+  const pid = holderOf(dir)?.pid;
   const connectionStringFile = join(dir, 'service-connection-string');
   const host = /^HostName=([^;]+);/.exec(readState(dir, 'service-connection-string') ?? '')?.[1];
   const absent = { deviceHost: null, idScope: null };
@@ -55,11 +55,11 @@ export function emulatorStatus(directory: string): EmulatorStatus {
  */
 export async function stopEmulator(directory: string, { wipe = false } = {}): Promise<boolean> {
   const dir = resolve(directory);
-  const pid = holderOf(dir);
+  const pid = holderOf(dir)?.pid;
   if (pid !== undefined) {
     askToEnd(pid);
     const deadline = Date.now() + STOP_TIMEOUT_MS;
-    while (holderOf(dir) === pid) {
+    while (holderOf(dir)?.pid === pid) {
       if (Date.now() > deadline) {
         throw new IotdmError('input.locked', `the emulator (process ${pid}) does not end`);
       }

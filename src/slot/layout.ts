@@ -16,6 +16,13 @@ export const KEY_ATTRIBUTES = (1 << 6) | (1 << 10) | (1 << 18);
 export const KEY_TYPE = 0x0008;
 export const KEY_HASH = 0x000b;
 
+/**
+ * TPMT_PUBLIC of a slot's key up to its `unique`, which is a digest of SHA-256: type, nameAlg, attributes, no policy,
+ * scheme HMAC with SHA-256, size of `unique`.
+ */
+export const KEY_PUBLIC_PREFIX = Buffer.from('0008000b0004044000000005000b0020', 'hex');
+export const KEY_PUBLIC_BYTES = KEY_PUBLIC_PREFIX.length + 32;
+
 /** TPMA_NV of a slot's URI: AUTHWRITE, AUTHREAD and NO_DA. */
 export const URI_ATTRIBUTES = (1 << 2) | (1 << 18) | (1 << 25);
 
@@ -28,6 +35,12 @@ export const URI_LIMIT_BYTES = 512;
 /** Length of an HMAC key in bytes. */
 export const KEY_MIN_BYTES = 16;
 export const KEY_MAX_BYTES = 64;
+
+/**
+ * An NV index that is defined and removed again to see whether there is room. It is outside of the slots, and what is
+ * found there in this form and never written is left from a process that was interrupted meanwhile.
+ */
+export const ROOM_PROBE_INDEX = 0x014001ff;
 
 export function keyHandle(slot: number): number {
   return 0x81000100 + slot;
