@@ -34,12 +34,14 @@ import { slotDeviceIdVerb } from './slot/device-id.ts';
 import { slotKeyClear } from './slot/key/clear.ts';
 import { slotKeyWrite } from './slot/key/write.ts';
 import { slotList } from './slot/list.ts';
+import { slotRepair } from './slot/repair.ts';
 import { slotShow } from './slot/show.ts';
 import { slotSignVerb } from './slot/sign.ts';
 import { slotTokenVerb } from './slot/token.ts';
 import { slotUriClear } from './slot/uri/clear.ts';
 import { slotUriRead } from './slot/uri/read.ts';
 import { slotUriWrite } from './slot/uri/write.ts';
+import { slotVerify } from './slot/verify.ts';
 import { slotWrite } from './slot/write.ts';
 import { srkRead } from './srk/read.ts';
 import { tpmCheck } from './tpm/check.ts';
@@ -117,6 +119,8 @@ export function buildProgram(host: Host): Command {
       declare(slotList, host),
       declare(slotShow, host),
       declare(slotWrite, host),
+      declare(slotVerify, host),
+      declare(slotRepair, host),
       declare(slotTokenVerb, host),
       declare(slotSignVerb, host),
       declare(slotDeviceIdVerb, host),

@@ -45,6 +45,7 @@ export const errorCodes = [
   'tpm.slot-empty',
   'tpm.slot-incomplete',
   'tpm.slot-foreign',
+  'tpm.cannot-undo',
   'tpm.parent-unsuitable',
   'tpm.ek-unsuitable',
   'tpm.no-ek-certificate',

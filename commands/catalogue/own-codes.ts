@@ -59,7 +59,7 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'the folder is missing or not writable, or the disk is full',
     fix: ({ command, details }) =>
       typeof details['stateDirectory'] === 'string'
-        ? `iotdm must be able to write there: choose another directory with ${stateDirectoryOption(command)}, or mend its permissions`
+        ? `choose another directory with ${stateDirectoryOption(command)}, or mend the permissions of this one`
         : 'check the name, the permissions of the folder and the free space',
   },
   'usage.unsupported': {
@@ -245,13 +245,19 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       const again = `iotdm slot write ${slot} --overwrite --connection-string-file FILE`;
       if (typeof details['interrupted'] === 'string')
         return `finish it without the secret: ${repair}; or take it back: ${repair} --undo`;
-      return `write it again with: ${again}, or empty it with: iotdm slot clear ${slot}; what iotdm itself was interrupted at is finished with: ${repair}`;
+      return `write it again with: ${again}, or empty it with: iotdm slot clear ${slot}; after an interrupted write: ${repair}`;
     },
   },
   'tpm.slot-foreign': {
     meaning: "something stands in the slot's places that is no identity",
     cause: 'another program uses the same handle or NV index',
     fix: 'another program uses this place; choose another slot, or pass --force to destroy what it holds',
+  },
+  'tpm.cannot-undo': {
+    meaning: 'a change to a slot that was interrupted cannot be taken back; nothing was changed',
+    cause: 'the old key was removed before the interruption, and a TPM does not give keys away',
+    fix: ({ details }) =>
+      `finish the change with: iotdm slot repair ${slotIn(details)}; or empty the slot with: iotdm slot clear ${slotIn(details)}`,
   },
   'tpm.parent-unsuitable': {
     meaning: 'the key at 0x81000001 is not an RSA 2048 storage root key',
@@ -273,12 +279,18 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the service refused the credentials',
     cause:
       "a key that was rolled over, a connection string of another service, a policy without the right, or a machine's clock that is wrong",
-    fix: 'check that the connection string belongs to this service, and that its policy allows the operation',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? 'the hub does not know the device, has it disabled or has another key for it, or a clock is wrong: compare with what the hub shows for it'
+        : 'check that the connection string belongs to this service, and that its policy allows the operation',
   },
   'service.not-found': {
     meaning: 'the service does not have it',
     cause: 'the enrollment was deleted or never created, or the id is mistyped',
-    fix: 'look at what there is with: iotdm enrollment list',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? 'create the device at its hub, or write the slot with the identity of one that is there'
+        : 'look at what there is with: iotdm enrollment list',
   },
   'service.conflict': {
     meaning: 'the service has it already, in another form',
@@ -298,7 +310,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'service.unexpected-answer': {
     meaning: "the answer is not one of Azure's services",
     cause: 'a proxy or a login page answered in place of the service, or --dps names another host',
-    fix: 'check that --dps names a Device Provisioning Service; -vv shows the requests',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? "check that the slot's URI, or --hub-host, names an IoT Hub; -vv shows the requests"
+        : 'check that --dps names a Device Provisioning Service; -vv shows the requests',
   },
   'network.unreachable': {
     meaning: 'the host cannot be reached',

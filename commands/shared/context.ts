@@ -133,6 +133,17 @@ export class Context {
     return this.#service;
   }
 
+  /** Time limit of one HTTP request. */
+  get httpTimeoutMs(): number {
+    return (this.settings.timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000;
+  }
+
+  /** The certificates that --ca names. @throws IotdmError `input.unreadable`, `input.invalid` */
+  async extraCertificates(): Promise<string | undefined> {
+    const { ca } = this.settings;
+    return ca === undefined ? undefined : this.#readCertificates(ca);
+  }
+
   /** Ends all connections. */
   async close(): Promise<void> {
     if (this.#tpm !== undefined) {

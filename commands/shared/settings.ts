@@ -32,7 +32,7 @@ export interface Settings {
 
 /** What a command needs decides which of the shared options its help lists. */
 export type SettingGroup =
-  'tpm' | 'service' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
+  'tpm' | 'service' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
 
 interface SharedOption {
   readonly key: Exclude<keyof Settings, 'flags'> | 'config';
@@ -113,7 +113,7 @@ const sharedOptions: readonly SharedOption[] = [
   },
   {
     key: 'ca',
-    group: 'service',
+    group: 'tls',
     flags: '--ca <pem>',
     description: 'extra certificate authority to trust, such as the emulator or an inspecting proxy',
     environment: ['IOTDM_CA'],
@@ -223,9 +223,10 @@ export function isShownFor(groups: readonly SettingGroup[], option: Option): boo
   return shared === undefined || shared.group === 'output' || shownGroups(groups).has(shared.group);
 }
 
-/** What changes the TPM keeps a record of it. */
+/** What changes the TPM keeps a record of it, and the service is reached over TLS. */
 function shownGroups(groups: readonly SettingGroup[]): ReadonlySet<SettingGroup> {
-  return new Set(groups.includes('change') ? [...groups, 'state'] : groups);
+  const implied: Partial<Record<SettingGroup, SettingGroup>> = { change: 'state', service: 'tls' };
+  return new Set(groups.flatMap((group) => [group, implied[group] ?? group]));
 }
 
 /**

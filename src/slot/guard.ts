@@ -1,8 +1,9 @@
 /** What a command may destroy, and what not. */
 import { IotdmError } from '../errors.ts';
 import { InterruptedChanges } from './interrupted.ts';
+import { keyHandle, SLOT_COUNT, SRK_HANDLE } from './layout.ts';
 import { readSlotParts, type SlotParts } from './parts.ts';
-import type { SlotAccess } from './slot-tpm.ts';
+import type { SlotAccess, SlotTpm } from './slot-tpm.ts';
 import { viewOf, type SlotView } from './view.ts';
 
 export interface Leave {
@@ -37,9 +38,18 @@ export interface Looked {
   readonly view: SlotView;
 }
 
-export async function lookAt({ tpm, recovery }: SlotAccess, slot: number): Promise<Looked> {
-  const parts = await readSlotParts(tpm, slot);
+export async function lookAt(
+  { tpm, recovery }: SlotAccess,
+  slot: number,
+  standing?: ReadonlySet<number>,
+): Promise<Looked> {
+  const parts = await readSlotParts(tpm, slot, standing);
   return { parts, view: viewOf(slot, parts, await new InterruptedChanges(tpm, recovery).of(slot)) };
+}
+
+/** The persistent handles from the storage root key to the last slot's key. One TPM command. */
+export async function standingKeys(tpm: SlotTpm): Promise<ReadonlySet<number>> {
+  return new Set(await tpm.handles(SRK_HANDLE, keyHandle(SLOT_COUNT) - SRK_HANDLE));
 }
 
 /** @throws IotdmError `tpm.slot-foreign`, `tpm.slot-not-empty`, `tpm.slot-incomplete` */

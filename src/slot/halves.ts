@@ -2,8 +2,8 @@
 import { IotdmError } from '../errors.ts';
 import type { Secret } from '../secret.ts';
 import { parseUri } from './device-identity.ts';
-import { lookAt, notReady, refuseWhileInterrupted, type Leave, type Looked } from './guard.ts';
-import { KEY_MAX_BYTES, KEY_MIN_BYTES, keyHandle, SRK_HANDLE, uriIndex } from './layout.ts';
+import { lookAt, notReady, refuseWhileInterrupted, standingKeys, type Leave, type Looked } from './guard.ts';
+import { KEY_MAX_BYTES, KEY_MIN_BYTES, keyHandle, SRK_HANDLE, uriIndex, uriStorageName } from './layout.ts';
 import { readUriPart, type KeyPart, type UriPart } from './parts.ts';
 import { nameOf } from './record.ts';
 import type { RecoveryStore } from './recovery.ts';
@@ -81,8 +81,7 @@ export async function writeSlotUri(
   const looked = await checkSlotUriWritable(access, slot, text, leave);
   const { name: tpmName } = await access.tpm.readStorageRootKey();
   await carryOut(access, { kind: 'uri write', slot, tpmName, target: { uri: text }, looked });
-  const area = await access.tpm.nvReadPublic(uriIndex(slot));
-  const storageName = area?.name.toString('hex') ?? '';
+  const storageName = uriStorageName(slot, Buffer.byteLength(text)).toString('hex');
   return { slot, uri: text, storageName, replaced: looked.replaced };
 }
 
@@ -140,7 +139,7 @@ export async function writeSlotKey(
   leave: Leave = {},
 ): Promise<SlotKeyWritten> {
   const looked = await checkSlotKeyWritable(access, slot, key, leave);
-  const tpmName = await prepareParent(access.tpm, looked);
+  const tpmName = await prepareParent(access.tpm, looked, await standingKeys(access.tpm));
   const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
   await carryOut(access, { kind: 'key write', slot, tpmName, target: { key: wrapped }, looked, secret: key });
   return { slot, keyName: nameOf(wrapped).toString('hex'), replaced: looked.replaced };

@@ -48,18 +48,30 @@ export class InterruptedChanges {
 }
 
 /** Whether all that stands in the slot can come from this change; otherwise somebody else has written it since. */
-export function isStillOf({ key, uri }: SlotParts, { before, target }: ChangeRecord): boolean {
-  const keyFits =
-    key.kind === 'absent' ||
-    isKeyAsBefore(key, before) ||
-    (target.key != null && key.name.equals(nameOf(target.key)));
-  const size = typeof target.uri === 'string' ? Buffer.byteLength(target.uri) : undefined;
-  const uriFits =
-    uri.kind === 'absent' ||
-    isUriAsBefore(uri, before) ||
-    (uri.kind === 'right' && uri.text === target.uri) ||
-    // Taking it back writes the old one again.
-    (uri.kind === 'right' && uri.text === before.uri?.text) ||
-    (uri.kind === 'unwritten' && (uri.size === size || uri.size === before.uri?.size));
-  return keyFits && uriFits;
+export function isStillOf(parts: SlotParts, record: ChangeRecord): boolean {
+  return isKeyStillOf(parts, record) && isUriStillOf(parts, record);
+}
+
+function isKeyStillOf({ key }: SlotParts, { before, target }: ChangeRecord): boolean {
+  if (isKeyAsBefore(key, before)) return true;
+  if (target.key === undefined) return false;
+  return key.kind === 'absent' || (target.key !== null && key.name.equals(nameOf(target.key)));
+}
+
+function isUriStillOf({ uri }: SlotParts, { before, target }: ChangeRecord): boolean {
+  if (isUriAsBefore(uri, before)) return true;
+  if (target.uri === undefined) return false;
+  switch (uri.kind) {
+    case 'absent':
+      return true;
+    case 'right':
+      return uri.text === target.uri || uri.text === before.uri?.text;
+    case 'unwritten': {
+      // Taking it back defines the old one again.
+      const newSize = target.uri === null ? undefined : Buffer.byteLength(target.uri);
+      return uri.size === newSize || uri.size === before.uri?.size;
+    }
+    case 'foreign':
+      return false;
+  }
 }

@@ -2,6 +2,7 @@
  * Where a logical device ("slot") lives in a TPM: Limpet's layout, which Windows.Devices.Tpm and Azure's device SDKs
  * read as well. What stands here must not change.
  */
+import { createHash } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
 
 export const SLOT_COUNT = 10;
@@ -48,6 +49,19 @@ export function keyHandle(slot: number): number {
 
 export function uriIndex(slot: number): number {
   return 0x01400100 + slot;
+}
+
+/**
+ * The name of the NV index that holds a written URI of this size: nameAlg, and the digest of TPMS_NV_PUBLIC (Part 2,
+ * 13.5): index, nameAlg, attributes, an empty policy, size.
+ */
+export function uriStorageName(slot: number, sizeBytes: number): Buffer {
+  const area = Buffer.alloc(14);
+  area.writeUInt32BE(uriIndex(slot), 0);
+  area.writeUInt16BE(KEY_HASH, 4);
+  area.writeUInt32BE((URI_ATTRIBUTES | URI_WRITTEN) >>> 0, 6);
+  area.writeUInt16BE(sizeBytes, 12);
+  return Buffer.concat([Buffer.from('000b', 'hex'), createHash('sha256').update(area).digest()]);
 }
 
 /** @throws IotdmError `usage.invalid` */

@@ -39,9 +39,17 @@ export interface SlotParts {
 
 export const noParts: SlotParts = { key: { kind: 'absent' }, uri: { kind: 'absent' } };
 
-/** Two TPM commands for an empty slot, three for a full one. */
-export async function readSlotParts(tpm: SlotTpm, slot: number): Promise<SlotParts> {
-  const key = await readKeyPart(tpm, slot);
+/**
+ * Two TPM commands for an empty slot, three for a full one.
+ * @param standing persistent handles, where they are known: what is none of them is not asked for
+ */
+export async function readSlotParts(
+  tpm: SlotTpm,
+  slot: number,
+  standing?: ReadonlySet<number>,
+): Promise<SlotParts> {
+  const isAbsent = standing?.has(keyHandle(slot)) === false;
+  const key: KeyPart = isAbsent ? { kind: 'absent' } : await readKeyPart(tpm, slot);
   return { key, uri: await readUriPart(tpm, slot) };
 }
 

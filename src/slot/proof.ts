@@ -29,13 +29,19 @@ export async function signNonce(tpm: SlotTpm, handle: number): Promise<Proof> {
 /**
  * The slot's key signs a nonce as the expected key does. One TPM command.
  * @param expected the key itself, or what it has signed
+ * @param which key, for the error
  * @throws IotdmError `verify.slot`
  */
-export async function proveKey(tpm: SlotTpm, slot: number, expected: Proof | Secret): Promise<void> {
+export async function proveKey(
+  tpm: SlotTpm,
+  slot: number,
+  expected: Proof | Secret,
+  which = 'that was written',
+): Promise<void> {
   const proof = 'nonce' in expected ? expected : ofSecret(expected);
   const signature = await tpm.hmac(keyHandle(slot), proof.nonce);
   if (!sameBytes(signature, proof.signature)) {
-    throw new IotdmError('verify.slot', `slot ${slot} does not sign with the key that was written`, {
+    throw new IotdmError('verify.slot', `slot ${slot} does not sign with the key ${which}`, {
       details: { slot },
     });
   }

@@ -133,8 +133,10 @@ export function parseRecord(text: string, tpmName: Buffer, slot: number): Parsed
   return { record, body, signature: signature === '-' ? null : Buffer.from(signature, 'hex') };
 }
 
-export function damaged(why: string): IotdmError {
-  return new IotdmError('input.recovery-damaged', `the recovery file is damaged: ${why}`);
+export function damaged(why: string, slot?: number): IotdmError {
+  return new IotdmError('input.recovery-damaged', `the recovery file is damaged: ${why}`, {
+    ...(slot === undefined ? {} : { details: { slot } }),
+  });
 }
 
 type Fields = Readonly<Record<string, unknown>>;

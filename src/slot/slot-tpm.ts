@@ -24,7 +24,9 @@ export interface SlotTpm {
   /** The public part of a key, or undefined where the handle is empty. */
   readPublic(handle: number): Promise<SlotKey | undefined>;
   /** The storage root key: where it stands, or derived and flushed. */
-  readStorageRootKey(options?: { readonly persist?: boolean }): Promise<{ readonly name: Buffer }>;
+  readStorageRootKey(): Promise<{ readonly name: Buffer }>;
+  /** Derives it and keeps it where nothing stands. */
+  makeStorageRootKey(): Promise<{ readonly name: Buffer }>;
   createHmacKey(parentHandle: number, key: Buffer): Promise<WrappedKey>;
   withLoaded<T>(
     parentHandle: number,

@@ -36,17 +36,23 @@ export interface Plan {
 }
 
 /**
- * Sees to it that there is a parent for a new key, and room for both as far as the TPM tells. Two TPM commands where a
- * storage root key stands, one where the slot has a key.
+ * Sees to it that there is a parent for a new key, and room for the key as far as the TPM tells. At most two TPM
+ * commands where a storage root key stands, three where none does.
+ * @param standing persistent handles
  * @returns the name of the storage root key
  * @throws IotdmError `tpm.no-room` with nothing changed
  */
-export async function prepareParent(tpm: SlotTpm, { parts }: Looked): Promise<Buffer> {
+export async function prepareParent(
+  tpm: SlotTpm,
+  { parts }: Looked,
+  standing: ReadonlySet<number>,
+): Promise<Buffer> {
+  if (!standing.has(SRK_HANDLE)) return (await tpm.makeStorageRootKey()).name;
   // 1 stands for "at least one" (Part 2, 6.13), so only 0 says anything.
   if (parts.key.kind === 'absent' && (await tpm.persistentLeft()) === 0) {
     throw new IotdmError('tpm.no-room', 'the TPM has no room for another persistent key');
   }
-  return (await tpm.readStorageRootKey({ persist: true })).name;
+  return (await tpm.readStorageRootKey()).name;
 }
 
 /**

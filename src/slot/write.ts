@@ -1,7 +1,7 @@
 /** Writing a whole identity into a slot, and clearing it. */
 import type { Secret } from '../secret.ts';
 import { formatUri, type DeviceCredentials, type DeviceIdentity } from './device-identity.ts';
-import { lookAt, refuseToDestroy, type Leave, type Looked } from './guard.ts';
+import { lookAt, refuseToDestroy, standingKeys, type Leave, type Looked } from './guard.ts';
 import { advance, Progress } from './change.ts';
 import { SRK_HANDLE } from './layout.ts';
 import { nameOf } from './record.ts';
@@ -19,7 +19,7 @@ export interface SlotWritten {
 
 /**
  * Puts an identity into a slot and proves that the TPM signs with its key before it returns. At most 14 TPM commands
- * into an empty slot of a TPM that has a storage root key.
+ * into an empty slot.
  * @throws IotdmError `tpm.slot-not-empty`, `tpm.slot-foreign`, `tpm.no-room` and what else `carryOut` throws
  */
 export async function writeSlot(
@@ -28,9 +28,10 @@ export async function writeSlot(
   { identity, key }: DeviceCredentials,
   leave: Leave = {},
 ): Promise<SlotWritten> {
-  const looked = await lookAt(access, slot);
+  const standing = await standingKeys(access.tpm);
+  const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access.tpm, looked);
+  const tpmName = await prepareParent(access.tpm, looked, standing);
   const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
   return install(access, slot, { identity, wrapped, tpmName, looked, secret: key });
 }
@@ -45,9 +46,10 @@ export async function writeWrappedSlot(
   { identity, key }: { readonly identity: DeviceIdentity; readonly key: WrappedKey },
   leave: Leave = {},
 ): Promise<SlotWritten> {
-  const looked = await lookAt(access, slot);
+  const standing = await standingKeys(access.tpm);
+  const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access.tpm, looked);
+  const tpmName = await prepareParent(access.tpm, looked, standing);
   return install(access, slot, { identity, wrapped: key, tpmName, looked });
 }
 
