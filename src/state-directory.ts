@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -13,7 +14,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { IotdmError, systemErrorCode } from './errors.ts';
 
 const ownerOnly = 0o600;
@@ -25,9 +26,23 @@ const readable = 0o644;
  */
 export function makeStateDirectory(dir: string): void {
   try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    makeDirectories(dir);
   } catch (cause) {
     throw unwritable(dir, `the state directory ${dir} cannot be made`, cause);
+  }
+}
+
+/** Node.js's own recursive mkdir never ends where the system says ENOENT for a directory whose parent is there, as /proc does. */
+function makeDirectories(dir: string): void {
+  try {
+    mkdirSync(dir, { mode: 0o700 });
+  } catch (error) {
+    const code = systemErrorCode(error);
+    if (code === 'EEXIST' && statSync(dir).isDirectory()) return;
+    const parent = dirname(dir);
+    if (code !== 'ENOENT' || parent === dir || existsSync(parent)) throw error;
+    makeDirectories(parent);
+    makeDirectories(dir);
   }
 }
 

@@ -89,12 +89,18 @@ export class Context {
 
   /** The slots, to read them. Needs no state directory. @throws as `openTpm` does */
   async openSlots(): Promise<Slots> {
-    return { tpm: await this.openTpm(), recovery: await this.#recoveryFiles() };
+    return { tpm: await this.openTpm(), recovery: await this.recoveryFiles() };
   }
 
   /** The slots, to change them. @throws as `openTpmToChange` does */
   async openSlotsToChange(): Promise<Slots> {
-    return { tpm: await this.openTpmToChange(), recovery: await this.#recoveryFiles() };
+    return { tpm: await this.openTpmToChange(), recovery: await this.recoveryFiles() };
+  }
+
+  /** The records of interrupted changes. Asks no TPM. */
+  async recoveryFiles(): Promise<RecoveryFiles> {
+    const { RecoveryFiles } = await import('../../src/slot/recovery-files.ts');
+    return new RecoveryFiles(this.stateDirectory);
   }
 
   get stateDirectory(): string {
@@ -256,11 +262,6 @@ export class Context {
     });
     removeDrafts(dir, (name) => isTpmLock(name) || isRecoveryFile(name), { olderThanMs: DRAFT_MAX_AGE_MS });
     return lock;
-  }
-
-  async #recoveryFiles(): Promise<RecoveryFiles> {
-    const { RecoveryFiles } = await import('../../src/slot/recovery-files.ts');
-    return new RecoveryFiles(this.stateDirectory);
   }
 
   #takeStdin(what: string): void {
