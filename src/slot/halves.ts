@@ -139,7 +139,7 @@ export async function writeSlotKey(
   leave: Leave = {},
 ): Promise<SlotKeyWritten> {
   const looked = await checkSlotKeyWritable(access, slot, key, leave);
-  const tpmName = await prepareParent(access.tpm, looked, await standingKeys(access.tpm));
+  const tpmName = await prepareParent(access, slot, looked, await standingKeys(access.tpm));
   const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
   await carryOut(access, { kind: 'key write', slot, tpmName, target: { key: wrapped }, looked, secret: key });
   return { slot, keyName: nameOf(wrapped).toString('hex'), replaced: looked.replaced };

@@ -19,10 +19,10 @@ import {
 import { lookAt, notReady, standingKeys, type Looked } from './guard.ts';
 import { InterruptedChanges, isStillOf } from './interrupted.ts';
 import { keyHandle, SRK_HANDLE } from './layout.ts';
-import { flushLeftover } from './leftovers.ts';
 import { proveKey, proveUri, sameBytes, signNonce, type Proof } from './proof.ts';
-import { damaged, nameOf, signedOfRecord, type ChangeRecord, type ParsedRecord } from './record.ts';
+import { damaged, signedOfRecord, type ChangeRecord, type ParsedRecord } from './record.ts';
 import type { SlotAccess, SlotTpm } from './slot-tpm.ts';
+import { freeLeftover } from './transaction.ts';
 import { describeChange, showSlot, type SlotView } from './view.ts';
 
 /**
@@ -75,7 +75,7 @@ export async function repairSlot(
   if (parsed !== undefined) {
     const { record } = parsed;
     if (record.target.key != null) {
-      await flushLeftover(tpm, nameOf(record.target.key));
+      await freeLeftover(access, slot, tpmName);
       if (!(await standingKeys(tpm)).has(SRK_HANDLE)) await tpm.makeStorageRootKey();
     }
     if (outcome === 'finished') await finish(tpm, looked, parsed);

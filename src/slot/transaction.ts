@@ -43,7 +43,8 @@ export interface Plan {
  * @throws IotdmError `tpm.no-room` with nothing changed
  */
 export async function prepareParent(
-  tpm: SlotTpm,
+  { tpm, recovery }: SlotAccess,
+  slot: number,
   { parts }: Looked,
   standing: ReadonlySet<number>,
 ): Promise<Buffer> {
@@ -52,7 +53,20 @@ export async function prepareParent(
   if (parts.key.kind === 'absent' && (await tpm.persistentLeft()) === 0) {
     throw new IotdmError('tpm.no-room', 'the TPM has no room for another persistent key');
   }
-  return (await tpm.readStorageRootKey()).name;
+  const { name } = await tpm.readStorageRootKey();
+  await freeLeftover({ tpm, recovery }, slot, name);
+  return name;
+}
+
+/** Flushes what an interrupted change to this slot has left loaded. No TPM command where there is no record of one. */
+export async function freeLeftover(
+  { tpm, recovery }: SlotAccess,
+  slot: number,
+  tpmName: Buffer,
+): Promise<void> {
+  const found = await new InterruptedChanges(tpm, recovery, tpmName).of(slot);
+  const key = found?.kind === 'record' ? found.record.target.key : undefined;
+  if (key != null) await flushLeftover(tpm, nameOf(key));
 }
 
 /**
@@ -118,8 +132,7 @@ async function takeOver({ tpm, recovery }: SlotAccess, { slot, tpmName, looked }
   const now = beforeOf(parts);
   const found = await new InterruptedChanges(tpm, recovery, tpmName).of(slot);
   if (found?.kind !== 'record') return now;
-  const { before, target } = found.record;
-  if (target.key != null) await flushLeftover(tpm, nameOf(target.key));
+  const { before } = found.record;
   const isOldKeyThere = before.keyName !== null && isKeyAsBefore(parts.key, before);
   return isOldKeyThere && parts.uri.kind !== 'right' && isStillOf(parts, found.record) ? before : now;
 }

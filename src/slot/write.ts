@@ -6,7 +6,7 @@ import { advance, Progress } from './change.ts';
 import { SRK_HANDLE } from './layout.ts';
 import { nameOf } from './record.ts';
 import type { SlotAccess, WrappedKey } from './slot-tpm.ts';
-import { carryOut, prepareParent } from './transaction.ts';
+import { carryOut, freeLeftover, prepareParent } from './transaction.ts';
 import type { SlotView } from './view.ts';
 
 export interface SlotWritten {
@@ -31,7 +31,7 @@ export async function writeSlot(
   const standing = await standingKeys(access.tpm);
   const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access.tpm, looked, standing);
+  const tpmName = await prepareParent(access, slot, looked, standing);
   const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
   return install(access, slot, { identity, wrapped, tpmName, looked, secret: key });
 }
@@ -49,7 +49,7 @@ export async function writeWrappedSlot(
   const standing = await standingKeys(access.tpm);
   const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access.tpm, looked, standing);
+  const tpmName = await prepareParent(access, slot, looked, standing);
   return install(access, slot, { identity, wrapped: key, tpmName, looked });
 }
 
@@ -104,12 +104,16 @@ export async function clearSlot(
     return view;
   }
   const { name: tpmName } = await access.tpm.readStorageRootKey();
+  await freeLeftover(access, slot, tpmName);
   await carryOut(access, { kind: 'clear', slot, tpmName, target, looked });
   return view;
 }
 
 /** Removes the record of a change that this slot has nothing left of. */
-async function forget({ tpm, recovery }: SlotAccess, slot: number): Promise<void> {
+async function forget(access: SlotAccess, slot: number): Promise<void> {
+  const { tpm, recovery } = access;
   if (!recovery.mayHave(slot)) return;
-  recovery.remove((await tpm.readStorageRootKey()).name, slot);
+  const { name: tpmName } = await tpm.readStorageRootKey();
+  await freeLeftover(access, slot, tpmName);
+  recovery.remove(tpmName, slot);
 }
