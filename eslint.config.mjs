@@ -41,7 +41,7 @@ const upward = [
   },
 ];
 
-const parts = ['tpm', 'slot', 'dps', 'records', 'trust', 'emulator'];
+const parts = ['tpm', 'slot', 'hub', 'dps', 'records', 'trust', 'emulator'];
 
 /** The rule for one folder or file: which vendor packages and which other folders it may not import. */
 function imports(allowedVendors, patterns) {

@@ -8,7 +8,7 @@ import type { Host } from './shared/context.ts';
 import { exitCodes } from './catalogue/exit-codes.ts';
 import { CommandError, toFailure } from './shared/failure.ts';
 import { declareSharedOptions, resolveSettings, type Settings } from './shared/settings.ts';
-import { declare, footer } from './shared/verb.ts';
+import { declare, footer, fullName } from './shared/verb.ts';
 import { ekCert } from './ek/cert.ts';
 import { ekConvert } from './ek/convert.ts';
 import { ekRead } from './ek/read.ts';
@@ -30,10 +30,18 @@ import { simulatorStart } from './simulator/start.ts';
 import { simulatorStatusVerb } from './simulator/status.ts';
 import { simulatorStop } from './simulator/stop.ts';
 import { slotClear } from './slot/clear.ts';
+import { slotDeviceIdVerb } from './slot/device-id.ts';
+import { slotKeyClear } from './slot/key/clear.ts';
+import { slotKeyWrite } from './slot/key/write.ts';
 import { slotList } from './slot/list.ts';
+import { slotRepair } from './slot/repair.ts';
 import { slotShow } from './slot/show.ts';
 import { slotSignVerb } from './slot/sign.ts';
 import { slotTokenVerb } from './slot/token.ts';
+import { slotUriClear } from './slot/uri/clear.ts';
+import { slotUriRead } from './slot/uri/read.ts';
+import { slotUriWrite } from './slot/uri/write.ts';
+import { slotVerify } from './slot/verify.ts';
 import { slotWrite } from './slot/write.ts';
 import { srkRead } from './srk/read.ts';
 import { tpmCheck } from './tpm/check.ts';
@@ -111,9 +119,21 @@ export function buildProgram(host: Host): Command {
       declare(slotList, host),
       declare(slotShow, host),
       declare(slotWrite, host),
+      declare(slotVerify, host),
+      declare(slotRepair, host),
       declare(slotTokenVerb, host),
       declare(slotSignVerb, host),
+      declare(slotDeviceIdVerb, host),
       declare(slotClear, host),
+      noun('slot uri', 'the URI of a slot by itself', [
+        declare(slotUriRead, host),
+        declare(slotUriWrite, host),
+        declare(slotUriClear, host),
+      ]),
+      noun('slot key', 'the key of a slot by itself', [
+        declare(slotKeyWrite, host),
+        declare(slotKeyClear, host),
+      ]),
     ]),
   );
   program.commandsGroup('From the line to the service:');
@@ -156,13 +176,14 @@ export function buildProgram(host: Host): Command {
   return program;
 }
 
-function noun(name: string, summary: string, verbs: readonly Command[]): Command {
-  const command = new Command(name)
+/** @param path such as `slot`, or `slot uri` inside of it */
+function noun(path: string, summary: string, verbs: readonly Command[]): Command {
+  const command = new Command(path.split(' ').at(-1))
     .summary(summary)
     .description(`${sentence(summary)}.`)
     .helpCommand(false);
   for (const verb of verbs) command.addCommand(verb);
-  command.addHelpText('after', `\nNext: iotdm ${name} <command> --help`);
+  command.addHelpText('after', `\nNext: iotdm ${path} <command> --help`);
   return command;
 }
 
@@ -308,9 +329,4 @@ function commandOf(args: readonly string[], program: Command): Command {
     command = command.commands.find((candidate) => candidate.name() === argument) ?? command;
   }
   return command;
-}
-
-/** Such as `iotdm slot write`. */
-function fullName(command: Command): string {
-  return command.parent === null ? command.name() : `${fullName(command.parent)} ${command.name()}`;
 }

@@ -32,7 +32,7 @@ process.on('SIGINT', () => undefined);
 const run = spawnSync(process.execPath, ['--import', 'tsx', '--test', '--test-reporter=spec', ...files], {
   cwd: root,
   stdio: ['ignore', 'inherit', 'inherit'],
-  env: { ...environment, TMPDIR: scratch },
+  env: { ...environment, TMPDIR: scratch, XDG_STATE_HOME: join(scratch, 'state') },
 });
 const left = endBackgroundProcesses();
 rmSync(scratch, { recursive: true, force: true });

@@ -57,7 +57,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'usage.output-unwritable': {
     meaning: 'the output file cannot be written',
     cause: 'the folder is missing or not writable, or the disk is full',
-    fix: 'check the name, the permissions of the folder and the free space',
+    fix: ({ command, details }) =>
+      typeof details['stateDirectory'] === 'string'
+        ? `choose another directory with ${stateDirectoryOption(command)}, or mend the permissions of this one`
+        : 'check the name, the permissions of the folder and the free space',
   },
   'usage.unsupported': {
     meaning: 'what was asked for does not exist here',
@@ -85,6 +88,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'another process holds the lock of the file',
     cause: 'two stations write to one manifest, and the other one takes long or hangs',
     fix: 'another iotdm is writing to it: wait for it to end and run the command again',
+  },
+  'input.recovery-damaged': {
+    meaning: 'the record of a change to a slot that was interrupted is damaged; nothing was touched',
+    cause: 'a file in the state directory that was cut short or changed by hand',
+    fix: ({ details }) =>
+      `write the slot again with: iotdm slot write ${slotIn(details)} --overwrite --connection-string-file FILE, or empty it with: iotdm slot clear ${slotIn(details)}`,
   },
   'input.key-unsuitable': {
     meaning: 'the key is none that DPS takes as an endorsement key',
@@ -118,8 +127,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm-unavailable.busy': {
     meaning: 'the TPM is in use or busy and stayed so',
     cause:
-      'another program has opened /dev/tpm0, which serves one at a time, or the chip tests itself after power-on',
-    fix: 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
+      'another program has opened /dev/tpm0, which serves one at a time, another iotdm is changing this TPM, or the chip tests itself after power-on',
+    fix: ({ details }) =>
+      typeof details['pid'] === 'number'
+        ? 'wait until it has ended, or pass --wait 60 to wait for it'
+        : 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
   },
   'tpm-unavailable.connection': {
     meaning: 'the connection to the TPM could not be made, or broke',
@@ -233,13 +245,25 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm.slot-incomplete': {
     meaning: 'the slot holds a key without its name, or a name without its key',
     cause: 'a tool that was interrupted while it wrote',
-    fix: ({ details }) =>
-      `write it again with: iotdm slot write ${slotIn(details)} --overwrite --connection-string-file FILE`,
+    fix: ({ details }) => {
+      const slot = slotIn(details);
+      const repair = `iotdm slot repair ${slot}`;
+      const again = `iotdm slot write ${slot} --overwrite --connection-string-file FILE`;
+      if (typeof details['interrupted'] === 'string')
+        return `finish it without the secret: ${repair}; or take it back: ${repair} --undo`;
+      return `write it again with: ${again}, or empty it with: iotdm slot clear ${slot}; after an interrupted write: ${repair}`;
+    },
   },
   'tpm.slot-foreign': {
     meaning: "something stands in the slot's places that is no identity",
     cause: 'another program uses the same handle or NV index',
     fix: 'another program uses this place; choose another slot, or pass --force to destroy what it holds',
+  },
+  'tpm.cannot-undo': {
+    meaning: 'a change to a slot that was interrupted cannot be taken back; nothing was changed',
+    cause: 'the old key was removed before the interruption, and a TPM does not give keys away',
+    fix: ({ details }) =>
+      `finish the change with: iotdm slot repair ${slotIn(details)}; or empty the slot with: iotdm slot clear ${slotIn(details)}`,
   },
   'tpm.parent-unsuitable': {
     meaning: 'the key at 0x81000001 is not an RSA 2048 storage root key',
@@ -261,12 +285,18 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the service refused the credentials',
     cause:
       "a key that was rolled over, a connection string of another service, a policy without the right, or a machine's clock that is wrong",
-    fix: 'check that the connection string belongs to this service, and that its policy allows the operation',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? 'the hub does not know the device, has it disabled or has another key for it, or a clock is wrong: compare with what the hub shows for it'
+        : 'check that the connection string belongs to this service, and that its policy allows the operation',
   },
   'service.not-found': {
     meaning: 'the service does not have it',
     cause: 'the enrollment was deleted or never created, or the id is mistyped',
-    fix: 'look at what there is with: iotdm enrollment list',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? 'create the device at its hub, or write the slot with the identity of one that is there'
+        : 'look at what there is with: iotdm enrollment list',
   },
   'service.conflict': {
     meaning: 'the service has it already, in another form',
@@ -286,7 +316,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'service.unexpected-answer': {
     meaning: "the answer is not one of Azure's services",
     cause: 'a proxy or a login page answered in place of the service, or --dps names another host',
-    fix: 'check that --dps names a Device Provisioning Service; -vv shows the requests',
+    fix: ({ details }) =>
+      details['service'] === 'hub'
+        ? "check that the slot's URI, or --hub-host, names an IoT Hub; -vv shows the requests"
+        : 'check that --dps names a Device Provisioning Service; -vv shows the requests',
   },
   'network.unreachable': {
     meaning: 'the host cannot be reached',
@@ -353,6 +386,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     fix: 'run the same command again to finish',
   },
 };
+
+function stateDirectoryOption(command: string): string {
+  return /^iotdm (?:emulator|simulator) /.test(command)
+    ? '--dir DIR'
+    : '--state-dir DIR (or IOTDM_STATE_DIR)';
+}
 
 function slotIn(details: Readonly<Record<string, unknown>>): string {
   return typeof details['slot'] === 'number' ? String(details['slot']) : 'N';

@@ -24,7 +24,7 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
     "iotdm ek read --tpm 'cmd:ssh dut tpm2_send'",
   ],
   seeAlso: ['iotdm tpm check', 'iotdm harvest', 'iotdm enrollment create', 'iotdm srk read'],
-  settings: ['tpm', 'timeout', 'dry-run'],
+  settings: ['tpm', 'timeout', 'change', 'dry-run'],
   options: [
     ...keyOutputOptions(),
     ...qrOptions(),
@@ -32,7 +32,7 @@ export const ekRead: Verb<[], EkReadOptions, void> = {
   ],
   async run(context, _args, options) {
     checkQrOptions(context, options);
-    const tpm = await context.openTpm();
+    const tpm = options.persist === true ? await context.openTpmToChange() : await context.openTpm();
     const progress = await context.console.progress(
       'Reading the endorsement key; deriving it takes a chip a while',
     );

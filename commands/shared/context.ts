@@ -8,6 +8,8 @@ import { dirname } from 'node:path';
 import { addAbortSignal } from 'node:stream';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
+import type { ProcessLock } from '../../src/process-lock.ts';
+import type { RecoveryFiles } from '../../src/slot/recovery-files.ts';
 import type { ProvisioningService } from '../../src/dps/service.ts';
 import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
@@ -15,6 +17,7 @@ import type { HierarchyAuth } from '../../src/tpm/tss.ts';
 import { Console, type Streams } from './console.ts';
 import { CommandError } from './failure.ts';
 import { secretVariables, type Environment, type Settings } from './settings.ts';
+import { defaultStateDirectory } from './state-location.ts';
 
 /** What the process gives to the commands. */
 export interface Host extends Streams {
@@ -33,6 +36,15 @@ export interface Host extends Streams {
 const DEFAULT_TPM_TIMEOUT_S = 120;
 const DEFAULT_HTTP_TIMEOUT_S = 30;
 
+/** What is made and renamed at once: what is older than this was left by a process that is gone. */
+const DRAFT_MAX_AGE_MS = 60_000;
+
+/** The slots of a TPM. */
+export interface Slots {
+  readonly tpm: Tpm;
+  readonly recovery: RecoveryFiles;
+}
+
 /** A connection string or an authorization value is far shorter. */
 const SECRET_LIMIT_BYTES = 65536;
 
@@ -40,14 +52,18 @@ export class Context {
   readonly host: Host;
   readonly settings: Settings;
   readonly console: Console;
+  /** Such as `iotdm slot write`. */
+  readonly command: string;
   #tpm: Tpm | undefined;
   #service: ProvisioningService | undefined;
   #auth: Promise<HierarchyAuth> | undefined;
   #stdinTakenBy: string | undefined;
+  #lock: ProcessLock | undefined;
 
-  constructor(host: Host, settings: Settings) {
+  constructor(host: Host, settings: Settings, command = 'iotdm') {
     this.host = host;
     this.settings = settings;
+    this.command = command;
     this.console = new Console(host, settings);
   }
 
@@ -59,6 +75,36 @@ export class Context {
       this.#tpm = await this.connectTpm(tpm === undefined ? undefined : parseTcti(tpm));
     }
     return this.#tpm;
+  }
+
+  /**
+   * The same for a command that changes what the TPM keeps: no other iotdm does so until this one closes it. A dry run
+   * changes nothing, and takes no lock.
+   * @throws IotdmError `tpm-unavailable.busy` and what else `openTpm` throws, `usage.output-unwritable`
+   */
+  async openTpmToChange(): Promise<Tpm> {
+    if (!this.settings.dryRun) this.#lock ??= await this.#holdTpm();
+    return this.openTpm();
+  }
+
+  /** The slots, to read them. Needs no state directory. @throws as `openTpm` does */
+  async openSlots(): Promise<Slots> {
+    return { tpm: await this.openTpm(), recovery: await this.recoveryFiles() };
+  }
+
+  /** The slots, to change them. @throws as `openTpmToChange` does */
+  async openSlotsToChange(): Promise<Slots> {
+    return { tpm: await this.openTpmToChange(), recovery: await this.recoveryFiles() };
+  }
+
+  /** The records of interrupted changes. Asks no TPM. */
+  async recoveryFiles(): Promise<RecoveryFiles> {
+    const { RecoveryFiles } = await import('../../src/slot/recovery-files.ts');
+    return new RecoveryFiles(this.stateDirectory);
+  }
+
+  get stateDirectory(): string {
+    return this.settings.stateDir ?? defaultStateDirectory(this.host.environment);
   }
 
   /**
@@ -93,6 +139,17 @@ export class Context {
     return this.#service;
   }
 
+  /** Time limit of one HTTP request. */
+  get httpTimeoutMs(): number {
+    return (this.settings.timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000;
+  }
+
+  /** The certificates that --ca names. @throws IotdmError `input.unreadable`, `input.invalid` */
+  async extraCertificates(): Promise<string | undefined> {
+    const { ca } = this.settings;
+    return ca === undefined ? undefined : this.#readCertificates(ca);
+  }
+
   /** Ends all connections. */
   async close(): Promise<void> {
     if (this.#tpm !== undefined) {
@@ -100,6 +157,7 @@ export class Context {
       this.console.detail(`${sent.length} TPM commands: ${sent.join(', ')}`);
       await this.#tpm.close();
     }
+    this.#lock?.release();
     if (this.#service !== undefined) {
       this.console.detail(`${this.#service.requests} HTTP requests to ${this.#service.host}`);
       this.#service.close();
@@ -183,6 +241,27 @@ export class Context {
     } catch (error) {
       throw withoutName(file, what, error);
     }
+  }
+
+  async #holdTpm(): Promise<ProcessLock> {
+    const [{ parseTcti }, { holdTpm, isTpmLock }, { isRecoveryFile }, { removeDrafts }] = await Promise.all([
+      import('../../src/tpm/tcti.ts'),
+      import('../../src/tpm/tpm-lock.ts'),
+      import('../../src/slot/recovery-files.ts'),
+      import('../../src/state-directory.ts'),
+    ]);
+    const { tpm, wait = 0 } = this.settings;
+    const dir = this.stateDirectory;
+    const lock = await holdTpm({
+      dir,
+      tcti: tpm === undefined ? undefined : parseTcti(tpm),
+      waitMs: wait * 1000,
+      command: this.command,
+      since: this.host.clock(),
+      signal: this.host.signal,
+    });
+    removeDrafts(dir, (name) => isTpmLock(name) || isRecoveryFile(name), { olderThanMs: DRAFT_MAX_AGE_MS });
+    return lock;
   }
 
   #takeStdin(what: string): void {

@@ -15,6 +15,9 @@ export interface Settings {
   readonly dps: string | undefined;
   readonly dpsConnectionStringFile: string | undefined;
   readonly ca: string | undefined;
+  readonly stateDir: string | undefined;
+  /** Seconds to wait for another iotdm that changes the TPM; Infinity as long as it takes. */
+  readonly wait: number | undefined;
   /** Seconds, of one TPM command or HTTP request. */
   readonly timeout: number | undefined;
   readonly yes: boolean;
@@ -28,7 +31,8 @@ export interface Settings {
 }
 
 /** What a command needs decides which of the shared options its help lists. */
-export type SettingGroup = 'tpm' | 'service' | 'timeout' | 'confirm' | 'dry-run' | 'output';
+export type SettingGroup =
+  'tpm' | 'service' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
 
 interface SharedOption {
   readonly key: Exclude<keyof Settings, 'flags'> | 'config';
@@ -39,12 +43,13 @@ interface SharedOption {
   readonly environment: readonly string[];
   /** The environment variable that holds the secret itself, in place of the file that this option names. */
   readonly secret?: string;
-  readonly type: 'text' | 'seconds' | 'switch' | 'count' | 'negated';
+  readonly type: 'text' | 'seconds' | 'wait' | 'switch' | 'count' | 'negated';
 }
 
 /** Environment variables that hold a secret itself, and so have no flag. */
 export const secretVariables = {
   connectionString: 'IOTDM_CONNECTION_STRING',
+  slotKey: 'IOTDM_SLOT_KEY',
   dpsConnectionString: 'IOTDM_DPS_CONNECTION_STRING',
   ownerAuth: 'IOTDM_OWNER_AUTH',
   endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
@@ -108,11 +113,28 @@ const sharedOptions: readonly SharedOption[] = [
   },
   {
     key: 'ca',
-    group: 'service',
+    group: 'tls',
     flags: '--ca <pem>',
     description: 'extra certificate authority to trust, such as the emulator or an inspecting proxy',
     environment: ['IOTDM_CA'],
     type: 'text',
+  },
+  {
+    key: 'stateDir',
+    group: 'state',
+    flags: '--state-dir <dir>',
+    description:
+      'where locks and records of interrupted changes are kept (default: ~/.local/state/iotdm on Linux)',
+    environment: ['IOTDM_STATE_DIR'],
+    type: 'text',
+  },
+  {
+    key: 'wait',
+    group: 'change',
+    flags: '--wait [seconds]',
+    description: 'wait while another iotdm changes the TPM, without a number as long as it takes',
+    environment: [],
+    type: 'wait',
   },
   {
     key: 'timeout',
@@ -198,7 +220,13 @@ export function declareSharedOptions(program: Command): void {
 /** Whether a command's help lists this shared option. */
 export function isShownFor(groups: readonly SettingGroup[], option: Option): boolean {
   const shared = sharedOptions.find(({ flags }) => flags === option.flags);
-  return shared === undefined || shared.group === 'output' || groups.includes(shared.group);
+  return shared === undefined || shared.group === 'output' || shownGroups(groups).has(shared.group);
+}
+
+/** What changes the TPM keeps a record of it, and the service is reached over TLS. */
+function shownGroups(groups: readonly SettingGroup[]): ReadonlySet<SettingGroup> {
+  const implied: Partial<Record<SettingGroup, SettingGroup>> = { change: 'state', service: 'tls' };
+  return new Set(groups.flatMap((group) => [group, implied[group] ?? group]));
 }
 
 /**
@@ -223,6 +251,7 @@ export function resolveSettings(
   };
   const text = (key: keyof Settings): string | undefined => found(key) as string | undefined;
   const timeout = found('timeout');
+  const wait = found('wait');
   return {
     tpm: text('tpm'),
     ownerAuthFile: text('ownerAuthFile'),
@@ -231,6 +260,8 @@ export function resolveSettings(
     dps: text('dps'),
     dpsConnectionStringFile: text('dpsConnectionStringFile'),
     ca: text('ca'),
+    stateDir: text('stateDir'),
+    wait: wait === undefined ? undefined : parseWait(wait),
     timeout: timeout === undefined ? undefined : parseSeconds(timeout),
     yes: found('yes') === true,
     dryRun: found('dryRun') === true,
@@ -284,6 +315,7 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
   const expected = {
     text: 'string',
     seconds: 'number',
+    wait: 'number',
     switch: 'boolean',
     count: 'number',
     negated: 'boolean',
@@ -292,6 +324,12 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
     throw new IotdmError('input.invalid', `the setting "${key}" in ${path} must be a ${expected}`);
   }
   return value;
+}
+
+/** `--wait` without a number is `true`. */
+function parseWait(value: unknown): number {
+  if (value === true) return Number.POSITIVE_INFINITY;
+  return value === 0 || value === '0' ? 0 : parseSeconds(value);
 }
 
 function parseSeconds(value: unknown): number {

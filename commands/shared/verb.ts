@@ -64,7 +64,11 @@ export function declare<Arguments extends readonly unknown[], Options, Result>(
   command.action(async (...received: unknown[]) => {
     const args = received.slice(0, -2) as unknown as Arguments;
     const options = command.opts<Options & object>();
-    const context = new Context(host, resolveSettings(command.optsWithGlobals(), host.environment));
+    const context = new Context(
+      host,
+      resolveSettings(command.optsWithGlobals(), host.environment),
+      fullName(command),
+    );
     let result: Result;
     try {
       result = await verb.run(context, args, options);
@@ -76,6 +80,11 @@ export function declare<Arguments extends readonly unknown[], Options, Result>(
     else await context.print(verb.describe(result, context, options));
   });
   return command;
+}
+
+/** Such as `iotdm slot write`. */
+export function fullName(command: Command): string {
+  return command.parent === null ? command.name() : `${fullName(command.parent)} ${command.name()}`;
 }
 
 function globalOptions(command: Command): Option[] {

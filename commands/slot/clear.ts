@@ -26,17 +26,17 @@ export const slotClear: Verb<[string], SlotClearOptions, SlotClearResult> = {
     'until it is given a new identity. Asks first, unless --yes is given.',
   examples: ['iotdm slot clear 3', 'iotdm slot clear 3 --yes'],
   seeAlso: ['iotdm slot show', 'iotdm slot write'],
-  settings: ['tpm', 'timeout', 'confirm', 'dry-run'],
+  settings: ['tpm', 'timeout', 'change', 'confirm', 'dry-run'],
   options: [new Option('--force', "destroy even what is not a slot's key or URI")],
   async run(context, [slot], options) {
     const number = parseSlotNumber(slot);
-    const tpm = await context.openTpm();
-    const { uri, keyName, state } = await checkSlotClearable(tpm, number, options);
+    const slots = await context.openSlotsToChange();
+    const { uri, keyName, state } = await checkSlotClearable(slots, number, options);
     const before = { slot: number, uri, keyName };
     if (state === 'empty') return { ...before, cleared: false };
     if (context.settings.dryRun) return { ...before, cleared: false, dryRun: true };
     await context.confirm(`Destroy the identity ${uri ?? '(without a name)'} in slot ${number} for good?`);
-    await clearSlot(tpm, number, options);
+    await clearSlot(slots, number, options);
     return { ...before, cleared: true };
   },
   describe({ slot, uri, cleared, dryRun }) {

@@ -11,12 +11,12 @@ export const slotSignVerb: Verb<[string, string], object, { readonly hmac: strin
     "Computes the HMAC-SHA256 of a file with the slot's key, inside the TPM, and prints it in base64.",
   examples: ['iotdm slot sign 0 firmware.bin', 'printf challenge | iotdm slot sign 0 -'],
   seeAlso: ['iotdm slot token', 'iotdm slot show'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'state'],
   async run(context, [slot, file]) {
     const number = parseSlotNumber(slot);
     const data = context.openInput(file, 'what is to be signed');
-    const tpm = await context.openTpm();
-    const hmac = await slotSign(tpm, number, data);
+    const { tpm, recovery } = await context.openSlots();
+    const hmac = await slotSign(tpm, number, data, recovery);
     return { hmac: hmac.toString('base64') };
   },
   describe: ({ hmac }) => `${hmac}\n`,

@@ -1,12 +1,11 @@
 import { Option } from 'commander';
-import { IotdmError } from '../../src/errors.ts';
-import { formatUri, parseConnectionString, type DeviceCredentials } from '../../src/slot/device-identity.ts';
+import { formatUri, type DeviceCredentials } from '../../src/slot/device-identity.ts';
 import { parseSlotNumber } from '../../src/slot/layout.ts';
 import { checkSlotWritable, writeSlot } from '../../src/slot/slots.ts';
 import type { Context } from '../shared/context.ts';
+import { readDeviceCredentials } from '../shared/device-credentials.ts';
 import { CommandError } from '../shared/failure.ts';
-import { secretVariables } from '../shared/settings.ts';
-import { slotArgument } from '../shared/slot-argument.ts';
+import { noteSdkSlot, slotArgument } from '../shared/slot-argument.ts';
 import { secretFlag, table, type Verb } from '../shared/verb.ts';
 
 export interface SlotWriteOptions {
@@ -37,8 +36,8 @@ export const slotWrite: Verb<[string], SlotWriteOptions, SlotWriteResult> = {
     'fetch-identity | iotdm slot write 0 --connection-string-file -',
     'IOTDM_CONNECTION_STRING="$CS" iotdm slot write 3 --overwrite',
   ],
-  seeAlso: ['iotdm slot show', 'iotdm slot token', 'iotdm slot clear'],
-  settings: ['tpm', 'timeout', 'dry-run'],
+  seeAlso: ['iotdm slot show', 'iotdm slot verify', 'iotdm slot repair', 'iotdm slot clear'],
+  settings: ['tpm', 'timeout', 'change', 'dry-run'],
   options: [
     new Option('--connection-string-file <file>', 'file with the connection string (- reads stdin)'),
     new Option('--overwrite', 'replace the identity that the slot holds'),
@@ -48,14 +47,16 @@ export const slotWrite: Verb<[string], SlotWriteOptions, SlotWriteResult> = {
   async run(context, [slot], options) {
     const number = parseSlotNumber(slot);
     const credentials = await readCredentials(context, options);
-    const tpm = await context.openTpm();
+    const slots = await context.openSlotsToChange();
     try {
       if (context.settings.dryRun) {
-        const before = await checkSlotWritable(tpm, number, options);
+        const before = await checkSlotWritable(slots, number, options);
         const uri = formatUri(credentials.identity);
         return { slot: number, uri, keyName: null, replaced: before.state !== 'empty', dryRun: true };
       }
-      return await writeSlot(tpm, number, credentials, options);
+      const written = await writeSlot(slots, number, credentials, options);
+      noteSdkSlot(context, number);
+      return written;
     } finally {
       credentials.key.wipe();
     }
@@ -76,28 +77,11 @@ export const slotWrite: Verb<[string], SlotWriteOptions, SlotWriteResult> = {
 };
 
 async function readCredentials(context: Context, options: SlotWriteOptions): Promise<DeviceCredentials> {
-  const secret = await context.readSecret(
-    options.connectionStringFile,
-    secretVariables.connectionString,
-    'the connection string',
+  const credentials = await readDeviceCredentials(context, options.connectionStringFile);
+  if (credentials !== undefined) return credentials;
+  throw new CommandError(
+    'usage.invalid',
+    'no connection string was given',
+    'pass --connection-string-file FILE (- reads stdin) or set IOTDM_CONNECTION_STRING',
   );
-  if (secret === undefined) {
-    throw new CommandError(
-      'usage.invalid',
-      'no connection string was given',
-      'pass --connection-string-file FILE (- reads stdin) or set IOTDM_CONNECTION_STRING',
-    );
-  }
-  try {
-    return parseConnectionString(secret.revealText());
-  } catch (error) {
-    if (!(error instanceof IotdmError)) throw error;
-    throw new CommandError(
-      error.code,
-      error.message,
-      'expected HostName=NAME.azure-devices.net;DeviceId=ID;SharedAccessKey=KEY, as IoT Hub shows it for a device',
-    );
-  } finally {
-    secret.wipe();
-  }
 }

@@ -28,11 +28,12 @@ export const tpmCheck: Verb<[], object, TpmCheckResult> = {
     'iotdm tpm check --json | jq -r \'.checks[] | select(.status == "fail") | .hint\'',
   ],
   seeAlso: ['iotdm tpm info', 'iotdm tpm list', 'iotdm ek read', 'iotdm slot list'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'state'],
   async run(context) {
     const { checkTpm } = await import('../../src/station/tpm-check.ts');
     const progress = await context.console.progress('Checking the TPM; deriving a key takes a chip a while');
-    const report = await checkTpm(() => context.openTpm()).finally(() => {
+    const recovery = await context.recoveryFiles();
+    const report = await checkTpm(() => context.openTpm(), recovery).finally(() => {
       progress.done();
     });
     const result = { ok: report.ok, checks: report.checks.map(show) };
@@ -112,7 +113,8 @@ const hints: Readonly<Record<Exclude<Finding, 'auth-not-given' | 'auth-not-set'>
   'hierarchy-disabled':
     'something disabled it since the start: restart the device, and if it stays so, enable it in the firmware settings',
   'transient-full': 'use /dev/tpmrm0, or flush what another program left behind: tpm2_flushcontext -t',
-  'transient-left': 'use /dev/tpmrm0, or flush what another program left behind: tpm2_flushcontext -t',
+  'transient-left':
+    'what was killed or did not clean up leaves it until the next start: use /dev/tpmrm0, or flush it with: tpm2_flushcontext -t',
   'sessions-full': 'flush what another program left behind: tpm2_flushcontext -l (loaded) and -s (saved)',
   'sessions-left': 'flush what another program left behind: tpm2_flushcontext -l',
   'ek-absent': 'Limpet and the SDKs make it when they register; to make it now: iotdm ek read --persist',
@@ -139,7 +141,7 @@ const hints: Readonly<Record<Exclude<Finding, 'auth-not-given' | 'auth-not-set'>
   'slot-0-foreign':
     "Azure's SDKs use slot 0: if nothing needs what stands there, empty it with: iotdm slot clear 0 --force",
   'slots-to-mend':
-    'look with: iotdm slot list --all; write the slot again, or empty it with: iotdm slot clear N',
+    'look with: iotdm slot list --all; finish what was interrupted with: iotdm slot repair N; or empty the slot with: iotdm slot clear N',
   'no-room': 'make room: iotdm slot clear N frees a slot, tpm2_evictcontrol removes keys of other programs',
   'little-room': 'make room: iotdm slot list shows the slots in use, iotdm slot clear N frees one',
 };

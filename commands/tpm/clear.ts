@@ -1,4 +1,5 @@
 import { hex32 } from '../../src/encoding.ts';
+import { SRK_HANDLE } from '../../src/slot/layout.ts';
 import type { SlotView } from '../../src/slot/slots.ts';
 import type { ClearPlan } from '../../src/station/tpm-clear.ts';
 import type { Verb } from '../shared/verb.ts';
@@ -27,10 +28,10 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
     'iotdm tpm clear --yes --lockout-auth-file lockout.txt',
   ],
   seeAlso: ['iotdm slot list', 'iotdm slot clear', 'iotdm tpm check'],
-  settings: ['tpm', 'timeout', 'confirm', 'dry-run'],
+  settings: ['tpm', 'timeout', 'change', 'confirm', 'dry-run'],
   async run(context) {
     const { clearTpm, planClear } = await import('../../src/station/tpm-clear.ts');
-    const tpm = await context.openTpm();
+    const { tpm, recovery } = await context.openSlotsToChange();
     const plan = await planClear(tpm);
     const result = {
       slots: plan.slots,
@@ -51,7 +52,10 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
     if (!context.settings.yes)
       for (const line of losses(result)) context.console.note(`will be lost: ${line}`);
     await context.confirm(`Clear the TPM at ${tpm.name} for good? ${summary(plan)} will be lost`);
+    const parent = await tpm.readPublic(SRK_HANDLE);
     await clearTpm(tpm, plan);
+    // With its storage seed the TPM has lost every key that such a record could hold.
+    if (parent !== undefined) recovery.removeAll(parent.name);
     return { cleared: true, ...result };
   },
   describe(result) {

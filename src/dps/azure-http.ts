@@ -3,14 +3,13 @@
  * timeouts, bounded answers, keep-alive, one callback per request, and errors that are iotdm's.
  */
 
-import { X509Certificate } from 'node:crypto';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
 import { isIP, type Socket } from 'node:net';
-import { createSecureContext, rootCertificates } from 'node:tls';
 // CommonJS whose exports Node.js cannot name.
 import httpBase, { type Http } from 'azure-iot-http-base';
 import { IotdmError, systemErrorCode } from '../errors.ts';
+import { secureContextWith } from '../trusted-certificates.ts';
 import { connectionError, describeAnswer, refusalError, unexpectedAnswer } from './service-errors.ts';
 import type { ServiceHost } from './service-host.ts';
 import { retryAfterMs } from './service-retry.ts';
@@ -218,22 +217,5 @@ export class AzureHttp extends httpBase.Http {
       return unexpectedAnswer(hostText, describeAnswer(status, contentType), { status });
     }
     return undefined;
-  }
-}
-
-/** Giving `ca` replaces Node's roots, so they are named as well. */
-function secureContextWith(ca: string): ReturnType<typeof createSecureContext> {
-  const certificates = ca.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
-  if (certificates.length === 0) {
-    throw new IotdmError('input.invalid', 'the extra certificate authority holds no PEM certificate');
-  }
-  try {
-    // Node.js ignores what it cannot read among `ca`; a certificate that is not trusted after all would puzzle.
-    for (const certificate of certificates) new X509Certificate(certificate);
-    return createSecureContext({ ca: [...rootCertificates, ...certificates] });
-  } catch (cause) {
-    throw new IotdmError('input.invalid', 'the extra certificate authority is not a valid PEM certificate', {
-      cause,
-    });
   }
 }

@@ -11,13 +11,22 @@ export interface ServiceHost {
   readonly port: number;
 }
 
-const form = 'name.azure-devices-provisioning.net or host:port, without https://';
+/** What a host is called in an error, and what it should look like. */
+export interface HostWords {
+  readonly what: string;
+  readonly form: string;
+}
+
+const ofService: HostWords = {
+  what: "the provisioning service's host",
+  form: 'name.azure-devices-provisioning.net or host:port, without https://',
+};
 
 /**
  * Splits `name.azure-devices-provisioning.net`, `127.0.0.1:8443`, `localhost:8443` or `[::1]:8443`.
  * Throws `usage.invalid`, without quoting the text: it may be a connection string in the wrong place.
  */
-export function parseServiceHost(text: string): ServiceHost {
+export function parseServiceHost(text: string, { what, form }: HostWords = ofService): ServiceHost {
   const match = /^(?:\[([0-9A-Fa-f:.]+)\]|([^:[\]/@\s]+))(?::([0-9]{1,5}))?$/.exec(text);
   const hostname = match?.[1] ?? match?.[2];
   const port = Number(match?.[3] ?? 443);
@@ -27,7 +36,7 @@ export function parseServiceHost(text: string): ServiceHost {
       ? isIPv4(hostname) || hostNameProblem(hostname) === undefined
       : isIPv6(hostname));
   if (!valid || port < 1 || port > 65535) {
-    throw new IotdmError('usage.invalid', `the provisioning service's host does not have the form ${form}`);
+    throw new IotdmError('usage.invalid', `${what} does not have the form ${form}`);
   }
   return { hostname, port };
 }

@@ -6,7 +6,7 @@
 import { hex32 } from '../encoding.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
 import { SLOT_COUNT, uriIndex } from '../slot/layout.ts';
-import { listSlots, type SlotView } from '../slot/slots.ts';
+import { listSlots, type RecoveryStore, type SlotView } from '../slot/slots.ts';
 import { readCapabilities, type TpmCapabilities } from '../tpm/capabilities.ts';
 import { findEkCertificate, isCertificateFor, type StoredCertificate } from '../tpm/ek-certificate.ts';
 import { EkDerivation, findEkOrigin, type DerivedKey } from '../tpm/ek-origin.ts';
@@ -114,13 +114,14 @@ const failed = (error: IotdmError): Verdict => ({
  * About 20 TPM commands for a healthy TPM whose certificate names its EK, plus three for each slot in use; two more for
  * each key that has to be derived.
  * @param open connects to the TPM
+ * @param recovery where records of interrupted changes to slots are
  * @throws IotdmError `usage.*`, `interrupted.*`; everything else is in the report
  */
-export async function checkTpm(open: () => Promise<Tpm>): Promise<CheckReport> {
+export async function checkTpm(open: () => Promise<Tpm>, recovery?: RecoveryStore): Promise<CheckReport> {
   const made = new Map<CheckId, Verdict>();
   const tpm = await connect(open, made);
   const capabilities = tpm === undefined ? undefined : await look(tpm, made);
-  if (tpm !== undefined && capabilities !== undefined) await inspect(tpm, capabilities, made);
+  if (tpm !== undefined && capabilities !== undefined) await inspect(tpm, capabilities, recovery, made);
   const firstFailure = checkIds.find((id) => made.get(id)?.status === 'fail');
   const checks = checkIds.map((id): Check => ({
     id,
@@ -184,6 +185,7 @@ async function look(tpm: Tpm, made: Map<CheckId, Verdict>): Promise<TpmCapabilit
 interface Scene {
   readonly tpm: Tpm;
   readonly capabilities: TpmCapabilities;
+  readonly recovery: RecoveryStore | undefined;
   readonly derivation: EkDerivation;
   /** Whether keys can be derived: the authorization is known and a transient slot is free. */
   canDerive: boolean;
@@ -199,12 +201,18 @@ interface Scene {
   slot0HasKey: boolean;
 }
 
-async function inspect(tpm: Tpm, capabilities: TpmCapabilities, made: Map<CheckId, Verdict>): Promise<void> {
+async function inspect(
+  tpm: Tpm,
+  capabilities: TpmCapabilities,
+  recovery: RecoveryStore | undefined,
+  made: Map<CheckId, Verdict>,
+): Promise<void> {
   const usable = (hierarchy: 'owner' | 'endorsement'): boolean =>
     capabilities.enabled[hierarchy] && capabilities.authSet[hierarchy] === tpm.hasAuth(hierarchy);
   const scene: Scene = {
     tpm,
     capabilities,
+    recovery,
     derivation: new EkDerivation(tpm),
     canDerive: usable('endorsement') && capabilities.left.transient !== 0,
     ownerUsable: usable('owner'),
@@ -331,7 +339,7 @@ async function checkTransient({ tpm, capabilities: { left } }: Scene): Promise<V
     return fail('tpm.transient-full', 'transient-full', `no transient slot is free: ${used.join(', ')}`);
   }
   if (used.length > 0) {
-    return warn('transient-left', `another program left ${used.join(', ')} in the transient slots`);
+    return warn('transient-left', `a program left ${used.join(', ')} in the transient slots`);
   }
   return pass(
     left.transient === undefined
@@ -504,11 +512,12 @@ async function deriveAndProve(scene: Scene): Promise<void> {
 }
 
 async function checkSlots(scene: Scene): Promise<Verdict> {
-  const slots = await listSlots(scene.tpm);
+  const slots = await listSlots(scene.tpm, scene.recovery);
   scene.slot0HasKey = slots[0]?.keyName != null;
   const inState = (state: SlotView['state']): SlotView[] => slots.filter((slot) => slot.state === state);
   const [foreign, incomplete, ready] = [inState('foreign'), inState('incomplete'), inState('ready')];
-  const remarks = [...foreign, ...incomplete]
+  const interrupted = slots.filter((slot) => slot.interrupted !== null && slot.state !== 'incomplete');
+  const remarks = [...foreign, ...incomplete, ...interrupted]
     .map(({ slot, remark }) => `slot ${slot}: ${remark ?? ''}`)
     .join('; ');
   // Azure's SDKs know slot 0 only.

@@ -82,6 +82,14 @@ export class Tpm extends TpmCommands {
     );
   }
 
+  /** Derives the SRK of the TCG's template and keeps it at 0x81000001, where nothing stands. Three TPM commands. */
+  async makeStorageRootKey(): Promise<PrimaryKey> {
+    return this.withPrimary('owner', srkTemplate(), async (key) => {
+      await this.persist(key.handle, SRK_HANDLE);
+      return toStorageRootKey(key, SRK_HANDLE);
+    });
+  }
+
   /** Sees to it that a storage root key stands at 0x81000001. One TPM command, or four. */
   async ensureStorageRootKey(): Promise<void> {
     await this.readStorageRootKey({ persist: true });

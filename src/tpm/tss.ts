@@ -87,6 +87,8 @@ export interface WrappedKey {
 }
 
 export interface NvPublic {
+  /** nameAlg and digest of the public area. */
+  readonly name: Buffer;
   /** TPMA_NV. */
   readonly attributes: number;
   readonly nameAlg: number;
@@ -136,6 +138,9 @@ const RETRY_LIMIT = 15;
 
 /** TPM_PT_INPUT_BUFFER: bytes that HMAC and SequenceUpdate take at once. */
 const PT_INPUT_BUFFER = 0x010d;
+
+/** TPM_PT_HR_PERSISTENT_AVAIL. */
+const PT_PERSISTENT_LEFT = 0x0209;
 
 /** Every TPM 2.0 takes this much; more is asked for only when it is needed. */
 const SAFE_INPUT_BYTES = 512;
@@ -293,6 +298,14 @@ export class TpmCommands {
       const key = this.#understand('CreatePrimary', () => describeObject(response.outPublic, response.name));
       return use({ handle, ...key });
     });
+  }
+
+  /**
+   * For how many more persistent keys there is room: an estimate, and 1 may stand for "at least one" (Part 2, 6.13);
+   * undefined where the TPM does not say. One command.
+   */
+  async persistentLeft(): Promise<number | undefined> {
+    return this.property(PT_PERSISTENT_LEFT);
   }
 
   /** Moves a transient key to a persistent handle. Needs owner authorization. One command. */
@@ -502,7 +515,8 @@ export class TpmCommands {
         (tpm, done) => {
           tpm.NV_ReadPublic(new TPM_HANDLE(index), done);
         },
-        ({ nvPublic: { attributes, nameAlg, dataSize } }) => ({
+        ({ nvName, nvPublic: { attributes, nameAlg, dataSize } }) => ({
+          name: Buffer.from(nvName),
           attributes: attributes >>> 0,
           nameAlg,
           dataSize: dataSize >>> 0,
@@ -680,6 +694,11 @@ export class TpmCommands {
     }
     await this.#flush(handle);
     return result;
+  }
+
+  /** Removes a transient object. One command. */
+  async flushTransient(handle: number): Promise<void> {
+    await this.#flush(handle);
   }
 
   async #flush(handle: number): Promise<void> {

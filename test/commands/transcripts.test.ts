@@ -77,6 +77,7 @@ async function environmentOf(t: TestContext, parts: readonly string[]): Promise<
     PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}`,
     HOME: process.env['HOME'] ?? '',
     TMPDIR: process.env['TMPDIR'] ?? '/tmp',
+    XDG_STATE_HOME: process.env['XDG_STATE_HOME'] ?? '/tmp',
     LC_ALL: 'C.UTF-8',
   };
   for (const part of parts) {

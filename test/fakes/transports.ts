@@ -64,3 +64,47 @@ export class DyingTransport implements TpmTransport {
     return this.#inner.close();
   }
 }
+
+/** TPM_CC of what tests cut off (Part 2, section 6.5.2). */
+export const CommandCode = {
+  EvictControl: 0x120,
+  NV_UndefineSpace: 0x122,
+  NV_DefineSpace: 0x12a,
+  NV_Write: 0x137,
+  Load: 0x157,
+  FlushContext: 0x165,
+} as const;
+
+/** Dies for good before the TPM sees the first command with this code. */
+export function dyingAt(inner: TpmTransport, code: number): TpmTransport {
+  let isDead = false;
+  return {
+    name: inner.name,
+    send: (command) => {
+      isDead ||= command.readUInt32BE(6) === code;
+      return isDead
+        ? Promise.reject(new IotdmError('tpm-unavailable.connection', 'the connection was cut'))
+        : inner.send(command);
+    },
+    close: () => inner.close(),
+  };
+}
+
+/** Answers the first command with this code with a response code of its own, and passes on all others. */
+export function refusingAt(inner: TpmTransport, code: number, responseCode: number, skip = 0): TpmTransport {
+  let left = skip;
+  let hasRefused = false;
+  return {
+    name: inner.name,
+    send: (command) => {
+      if (hasRefused || command.readUInt32BE(6) !== code) return inner.send(command);
+      if (left > 0) {
+        left -= 1;
+        return inner.send(command);
+      }
+      hasRefused = true;
+      return Promise.resolve(bareResponse(responseCode));
+    },
+    close: () => inner.close(),
+  };
+}

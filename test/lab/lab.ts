@@ -7,6 +7,8 @@ import { join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { RecoveryFiles } from '../../src/slot/recovery-files.ts';
+import type { SlotAccess } from '../../src/slot/slots.ts';
 import type { Knobs } from '../../src/emulator/knobs.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { startSimulator, stopSimulator } from '../../src/tpm/simulator.ts';
@@ -48,6 +50,8 @@ export interface SoftwareTpm {
   /** A connection of its own; swtpm serves one at a time, so it is closed before anything else uses the TPM. */
   use<T>(task: (tpm: Tpm) => Promise<T>, options?: TpmOptions): Promise<T>;
   transport(): Promise<TpmTransport>;
+  /** What functions that change a slot want; records of changes under way are in a directory beside the TPM. */
+  access(tpm: Tpm): SlotAccess;
   /** Runs one of tpm2-tools and returns what it prints. */
   tool(program: string, ...args: string[]): string;
   /** Handles of a kind, as tpm2_getcap prints them. */
@@ -74,6 +78,7 @@ export async function softwareTpm(lifetime: Lifetime, { blank = false } = {}): P
     tcti,
     dir,
     transport,
+    access: (tpm) => ({ tpm, recovery: new RecoveryFiles(join(dir, 'recovery')) }),
     tool,
     use: async (task, options) => {
       const tpm = new Tpm(await transport(), options);

@@ -16,7 +16,7 @@ describe("Azure's own security client", () => {
       const credentials = parseConnectionString(
         `HostName=h.azure-devices.net;DeviceId=d;SharedAccessKey=${KEY}`,
       );
-      await writeSlot(tpm, 0, credentials);
+      await writeSlot(chip.access(tpm), 0, credentials);
       return tpm.readEndorsementKey();
     });
     const transport = await chip.transport();

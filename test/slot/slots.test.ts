@@ -33,7 +33,7 @@ async function refusedForRoom(chip: SoftwareTpm, why: string): Promise<void> {
   const before = contents(chip);
   const longest = identity('d'.repeat(128), Buffer.alloc(64, 5).toString('base64'));
   await assert.rejects(
-    chip.use((tpm) => writeSlot(tpm, 3, longest)),
+    chip.use((tpm) => writeSlot(chip.access(tpm), 3, longest)),
     { code: 'tpm.no-room' },
     why,
   );
@@ -52,7 +52,7 @@ describe('writing a slot', () => {
   it('leaves what Limpet would leave, as tpm2-tools see it', async (t) => {
     const chip = await softwareTpm(t);
     const dir = await scratchDirectory(t);
-    const written = await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    const written = await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')));
     assert.deepEqual(
       { ...written, keyName: '' },
       { slot: 3, uri: 'plant.azure-devices.net/press-17', keyName: '', replaced: false },
@@ -77,17 +77,17 @@ describe('writing a slot', () => {
     const chip = await softwareTpm(t);
     await chip.use((tpm) => tpm.ensureStorageRootKey());
     await chip.use(async (tpm) => {
-      await writeSlot(tpm, 0, identity('press-17'));
+      await writeSlot(chip.access(tpm), 0, identity('press-17'));
       assert.ok(tpm.commandsSent.length <= 14, tpm.commandsSent.join(' '));
     });
   });
 
   it('is refused for a slot in use, and changes nothing', async (t) => {
     const chip = await softwareTpm(t);
-    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')));
     const before = contents(chip);
     await assert.rejects(
-      chip.use((tpm) => writeSlot(tpm, 3, identity('press-18', OTHER_KEY))),
+      chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-18', OTHER_KEY))),
       { code: 'tpm.slot-not-empty', message: /press-17/ },
     );
     assert.equal(contents(chip), before);
@@ -97,10 +97,10 @@ describe('writing a slot', () => {
 
   it('replaces the identity when told to', async (t) => {
     const chip = await softwareTpm(t);
-    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')));
     const before = contents(chip);
     const written = await chip.use((tpm) =>
-      writeSlot(tpm, 3, identity('a-longer-name-than-before', OTHER_KEY), { overwrite: true }),
+      writeSlot(chip.access(tpm), 3, identity('a-longer-name-than-before', OTHER_KEY), { overwrite: true }),
     );
     assert.equal(written.replaced, true);
     assert.equal(contents(chip), before);
@@ -120,7 +120,7 @@ describe('writing a slot', () => {
         return handle >= 0x81000000 ? Buffer.from(signature).reverse() : signature;
       }
     })(transport);
-    await assert.rejects(writeSlot(tpm, 3, identity('press-17')), { code: 'verify.slot' });
+    await assert.rejects(writeSlot(chip.access(tpm), 3, identity('press-17')), { code: 'verify.slot' });
     await tpm.close();
   });
 
@@ -131,7 +131,7 @@ describe('writing a slot', () => {
       [2, 64],
     ] as const) {
       const key = randomBytes(bytes);
-      await chip.use((tpm) => writeSlot(tpm, slot, identity('d', key.toString('base64'))));
+      await chip.use((tpm) => writeSlot(chip.access(tpm), slot, identity('d', key.toString('base64'))));
       const expected = createHmac('sha256', key).update('x').digest('base64');
       assert.equal(await chip.use((tpm) => sign(tpm, slot, Buffer.from('x'))), expected);
     }
@@ -175,11 +175,11 @@ describe('writing a slot', () => {
     chip.tool('tpm2_changeauth', '-c', 'o', 'owned');
     const before = contents(chip);
     await assert.rejects(
-      chip.use((tpm) => writeSlot(tpm, 3, identity('press-17'))),
+      chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17'))),
       { code: 'tpm.authorization' },
     );
     assert.equal(contents(chip), before);
-    await chip.use((tpm) => writeSlot(tpm, 3, identity('press-17')), {
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')), {
       auth: { owner: Buffer.from('owned') },
     });
     assert.equal((await chip.use((tpm) => showSlot(tpm, 3))).state, 'ready');
@@ -198,17 +198,17 @@ describe('a slot that something else uses', () => {
     for (const slot of [4, 5]) {
       assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'foreign');
       await assert.rejects(
-        chip.use((tpm) => writeSlot(tpm, slot, identity('press-17'), { overwrite: true })),
+        chip.use((tpm) => writeSlot(chip.access(tpm), slot, identity('press-17'), { overwrite: true })),
         { code: 'tpm.slot-foreign' },
       );
       await assert.rejects(
-        chip.use((tpm) => clearSlot(tpm, slot)),
+        chip.use((tpm) => clearSlot(chip.access(tpm), slot)),
         { code: 'tpm.slot-foreign' },
       );
     }
     assert.equal(contents(chip), before);
     for (const slot of [4, 5]) {
-      await chip.use((tpm) => writeSlot(tpm, slot, identity('press-17'), { force: true }));
+      await chip.use((tpm) => writeSlot(chip.access(tpm), slot, identity('press-17'), { force: true }));
       assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'ready');
     }
   });
@@ -234,7 +234,7 @@ describe('a slot that something else uses', () => {
     assert.equal(view.uri, 'host/dev');
     assert.equal(view.state, 'ready');
     assert.equal(await chip.use((tpm) => sign(tpm, 7, VECTOR_DATA)), VECTOR_HMAC);
-    await chip.use((tpm) => clearSlot(tpm, 7));
+    await chip.use((tpm) => clearSlot(chip.access(tpm), 7));
     assert.equal((await chip.use((tpm) => showSlot(tpm, 7))).state, 'empty');
   });
 });
@@ -242,9 +242,9 @@ describe('a slot that something else uses', () => {
 describe('showing, listing and clearing', () => {
   it('tells empty, ready and incomplete slots apart', async (t) => {
     const chip = await softwareTpm(t);
-    await chip.use((tpm) => writeSlot(tpm, 1, identity('one')));
-    await chip.use((tpm) => writeSlot(tpm, 2, identity('two')));
-    await chip.use((tpm) => writeSlot(tpm, 9, identity('nine')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 1, identity('one')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 2, identity('two')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 9, identity('nine')));
     chip.tool('tpm2_nvundefine', '0x1400101');
     chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81000102');
     const slots = await chip.use((tpm) => listSlots(tpm));
@@ -257,11 +257,11 @@ describe('showing, listing and clearing', () => {
         [9, 'ready', 'plant.azure-devices.net/nine'],
       ],
     );
-    for (const slot of [1, 2, 9]) await chip.use((tpm) => clearSlot(tpm, slot));
+    for (const slot of [1, 2, 9]) await chip.use((tpm) => clearSlot(chip.access(tpm), slot));
     const after = await chip.use((tpm) => listSlots(tpm));
     assert.ok(after.every(({ state }) => state === 'empty'));
     await chip.use(async (tpm) => {
-      await clearSlot(tpm, 9);
+      await clearSlot(chip.access(tpm), 9);
       assert.deepEqual(tpm.commandsSent, ['ReadPublic', 'NV_ReadPublic']);
     });
   });
@@ -271,7 +271,7 @@ describe('signing', () => {
   it("gives openssl's HMAC for data of every size, and leaves no sequence behind", async (t) => {
     const chip = await softwareTpm(t);
     const dir = await scratchDirectory(t);
-    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 0, identity('press-17')));
     const hexKey = Buffer.from(KEY, 'base64').toString('hex');
     for (const size of [0, 1, 511, 512, 513, 1023, 1024, 1025, 2048, 100_000]) {
       const data = randomBytes(size);
@@ -286,7 +286,7 @@ describe('signing', () => {
 
   it('that breaks off leaves no sequence behind', async (t) => {
     const chip = await softwareTpm(t);
-    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 0, identity('press-17')));
     async function* breakingOff(): AsyncGenerator<Buffer> {
       await Promise.resolve();
       yield Buffer.alloc(5000);
@@ -313,7 +313,7 @@ describe('signing', () => {
 
   it('of a token takes three TPM commands', async (t) => {
     const chip = await softwareTpm(t);
-    await chip.use((tpm) => writeSlot(tpm, 0, identity('press-17')));
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 0, identity('press-17')));
     await chip.use(async (tpm) => {
       const token = await slotToken(tpm, 0, 1893456000);
       assert.deepEqual(tpm.commandsSent, ['NV_ReadPublic', 'NV_Read', 'HMAC']);
@@ -344,10 +344,12 @@ describe('a connection cut at any command of a write', () => {
         .update(VECTOR_DATA)
         .digest('base64');
       for (let lethal = 0; ; lethal += 1) {
-        await chip.use((tpm) => writeSlot(tpm, 3, identity('old'), { overwrite: true }));
+        await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('old'), { overwrite: true }));
         const transport = new DyingTransport(await chip.transport(), lethal, moment);
         const tpm = new Tpm(transport);
-        const outcome = await writeSlot(tpm, 3, identity('new', OTHER_KEY), { overwrite: true }).then(
+        const outcome = await writeSlot(chip.access(tpm), 3, identity('new', OTHER_KEY), {
+          overwrite: true,
+        }).then(
           () => 'written',
           (error: unknown) => (error as { code: string }).code,
         );

@@ -225,7 +225,7 @@ describe('checking a TPM', () => {
   it('names NV memory that is full of the indexes of others', async (t) => {
     const chip = await softwareTpm(t, { blank: true });
     await keepSrk(chip);
-    await chip.use(async (tpm: Pick<SlotTpm<unknown>, 'nvDefine'>) => {
+    await chip.use(async (tpm: Pick<SlotTpm, 'nvDefine'>) => {
       let index = 0x01800000;
       for (const size of [2048, 256, 8]) {
         await untilNoRoom(async () => {
