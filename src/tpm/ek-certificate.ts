@@ -4,6 +4,7 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
+import { publicKeyOfCertificate } from './certified-key.ts';
 import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
@@ -94,20 +95,10 @@ export function parseStoredCertificate(area: Buffer): StoredCertificate {
  * @param modulus big-endian, 256 bytes
  */
 export function isCertificateFor(
-  { certificate, der }: { certificate: X509Certificate; der: Buffer },
+  { certificate }: { certificate: X509Certificate },
   modulus: Buffer,
 ): boolean {
-  const certified = certifiedModulus(certificate);
-  // Some manufacturers mark the key as RSAES-OAEP, which OpenSSL does not read; its modulus stands there all the same.
-  return certified === undefined ? der.includes(modulus) : certified.equals(modulus);
-}
-
-function certifiedModulus(certificate: X509Certificate): Buffer | undefined {
-  try {
-    const { n } = certificate.publicKey.export({ format: 'jwk' });
-    // A key of another kind has no modulus, and so is for no RSA key.
-    return n === undefined ? Buffer.alloc(0) : Buffer.from(n, 'base64url');
-  } catch {
-    return undefined;
-  }
+  const { n } = publicKeyOfCertificate(certificate)?.export({ format: 'jwk' }) ?? {};
+  // A key of another kind has no modulus, and so is for no RSA key.
+  return n !== undefined && Buffer.from(n, 'base64url').equals(modulus);
 }
