@@ -44,7 +44,7 @@ async function render(format: CertificateFormat, der: Buffer): Promise<string | 
   if (format === 'pem') return pem(der);
   const { expiryOf, parseCertificate } = await import('../../src/trust/certificate.ts');
   const certificate = await parseCertificate(der).catch((cause: unknown) => {
-    throw new IotdmError('verify.ek', 'the EK certificate in this TPM is damaged', { cause });
+    throw new IotdmError('verify.ek-certificate', 'the EK certificate in this TPM is damaged', { cause });
   });
   const { tpm, subject, issuer, serialNumber, notBefore, sha256 } = certificate;
   const notAfter = expiryOf(certificate)?.toISOString() ?? null;

@@ -71,12 +71,19 @@ async function findArea(tpm: Tpm, { ownerUsable }: { readonly ownerUsable: boole
     return { kind: 'closed', why: 'it takes an authorization value that is not known' };
   }
   try {
-    return { kind: 'area', bytes: await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader) };
+    const bytes = await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader);
+    return isErased(bytes) ? { kind: 'absent' } : { kind: 'area', bytes };
   } catch (error) {
     if (error instanceof IotdmError && error.code.startsWith('tpm.'))
       return { kind: 'closed', why: error.message };
     throw error;
   }
+}
+
+/** Memory in which nothing was ever written, or which was wiped. */
+function isErased(bytes: Buffer): boolean {
+  const [first] = bytes;
+  return (first === 0 || first === 0xff) && bytes.every((byte) => byte === first);
 }
 
 /** @param area the whole NV area, padding and TCG header included */
