@@ -185,6 +185,7 @@ describe('checking a TPM', () => {
   it('names transient slots and sessions that are used up', async (t) => {
     const chip = await softwareTpm(t, { blank: true });
     const dir = await scratchDirectory(t);
+    await keepSrk(chip);
     const load = (name: string): string =>
       chip.tool('tpm2_createprimary', '-C', 'o', '-G', 'ecc', '-c', join(dir, name));
     load('one');
@@ -193,6 +194,15 @@ describe('checking a TPM', () => {
     assert.equal(left.of('transient').finding, 'transient-left');
     assert.match(left.of('transient').message, /0x80000000/);
     load('two');
+    // Opening a credential and writing a slot take two at once.
+    const tight = await examine(chip);
+    assert.deepEqual([tight.report.ok, tight.of('transient').code], [false, 'tpm.transient-full']);
+    await fails(chip, slotWrite, {
+      exit: 4,
+      code: 'tpm.transient-full',
+      hint: /tpm2_flushcontext -t/,
+      stdin: connectionString,
+    });
     load('three');
     const full = await examine(chip);
     assert.equal(full.of('transient').code, 'tpm.transient-full');
@@ -256,6 +266,11 @@ describe('checking a TPM', () => {
     );
     const { of } = await examine(chip);
     assert.equal(of('room').code, 'tpm.no-room');
+    // Room for one key is not enough for an SRK and a slot.
+    chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81000001');
+    const { report, of: ofTight } = await examine(chip);
+    assert.deepEqual([report.ok, ofTight('room').code], [false, 'tpm.no-room']);
+    await keepSrk(chip);
     await fails(chip, slotWrite, {
       exit: 4,
       code: 'tpm.no-room',
@@ -443,6 +458,8 @@ describe('a TPM that cannot be checked', () => {
       assert.equal(report.checks[firstFailure]?.code, 'tpm-unavailable.connection', String(lethal));
       assert.equal(report.checks.filter(({ status }) => status === 'fail').length, 1);
       assert.equal(report.checks.at(-1)?.status, 'skip');
+      // What a cut connection leaves behind would be found the next time.
+      chip.tool('tpm2_flushcontext', '-t');
     }
   });
 
