@@ -76,8 +76,7 @@ describe('harvest --targets', () => {
     writeFileSync(file, HEADER + rows.join(''));
     const args = ['harvest', '--targets', file, '--manifest', manifest, '--station', 'EOL-3', '--json'];
 
-    // So many at once that Node.js would warn of listeners, were it not told that they are meant.
-    const first = await iotdm([...args, '--timeout', '8', '--concurrency', '16']);
+    const first = await iotdm([...args, '--timeout', '8', '--concurrency', '6']);
     assert.equal(first.code, 8, first.stderr);
     const { failures, elapsedMs, ...counts } = summaryOf(first.stdout);
     assert.deepEqual(counts, { total: 34, recorded: 32, repeated: 0, failed: 2, manifest });
@@ -123,6 +122,17 @@ describe('harvest --targets', () => {
       /^✔ 3 devices harvested\.\nRecorded {2}0\nEarlier {3}3 \(recorded before; nothing to do\)\n/,
     );
     assert.equal(readFileSync(manifest, 'utf8'), lines);
+  });
+
+  it('waits for more than ten at once without a warning of Node.js', async (t) => {
+    await fresh(t, 'many');
+    const silent = await Promise.all(Array.from({ length: 12 }, () => silentTpm(t)));
+    writeFileSync(file, HEADER + silent.map((tpm, index) => row(tpm, `SN-${index}`)).join(''));
+    const args = ['harvest', '--targets', file, '--manifest', manifest, '--timeout', '1'];
+    const { code, stderr } = await iotdm([...args, '--concurrency', '12']);
+    assert.equal(code, 8);
+    assert.match(stderr, /12 of 12 devices failed/);
+    assert.doesNotMatch(stderr, /Warning/);
   });
 
   it('takes a chip under a wrong label for a failed row, and the next ones all the same', async (t) => {
