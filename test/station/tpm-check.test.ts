@@ -319,13 +319,24 @@ describe('checking a TPM', () => {
   });
 });
 
+/** What `ek read` says of the key when it is asked to. */
+async function originOf(chip: SoftwareTpm): Promise<string> {
+  const before = chipContents(chip);
+  const { stdout, stderr } = await iotdm(['ek', 'read', '--origin', '--json', '--tpm', chip.tcti]);
+  assert.equal(stderr, '');
+  assert.equal(chipContents(chip), before);
+  return (JSON.parse(stdout) as { origin: string }).origin;
+}
+
 describe('where an endorsement key comes from', () => {
   it('is an Azure SDK, when azure-iot-security-tpm made it', async (t) => {
     const chip = await softwareTpm(t);
     chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81010001');
     const { of: withoutKey } = await examine(chip);
     assert.match(withoutKey('ek-certificate').message, /is for the key that template L-1 gives/);
+    assert.equal(await originOf(chip), 'manufacturer');
     await registerLikeAzure(chip);
+    assert.equal(await originOf(chip), 'azure-sdk');
     const { report, of } = await examine(chip);
     assert.equal(report.ok, true);
     assert.equal(of('ek-certificate').finding, 'certificate-of-another-key');
@@ -344,6 +355,7 @@ describe('where an endorsement key comes from', () => {
     const { report, of, sent } = await examine(chip);
     assert.equal(report.ok, true);
     assert.equal(of('ek-origin').finding, 'ek-foreign');
+    assert.equal(await originOf(chip), 'foreign');
     assert.equal(sent.filter((command) => command === 'CreatePrimary').length, 3);
   });
 });
