@@ -1,9 +1,12 @@
 #!/usr/bin/env node
 /** The process: argv, streams and signals in, exit code out. */
+import { setMaxListeners } from 'node:events';
 import manifest from '../package.json' with { type: 'json' };
 import { main } from '../commands/main.ts';
 
 const interrupt = new AbortController();
+// Each TPM of a rack listens while a command is under way; Node.js would take more than ten for a leak.
+setMaxListeners(0, interrupt.signal);
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     // The second time the user means it: what the TPM still holds is then left to the next command.

@@ -9,6 +9,10 @@ import { exitCodes } from './catalogue/exit-codes.ts';
 import { CommandError, toFailure } from './shared/failure.ts';
 import { declareSharedOptions, resolveSettings, type Settings } from './shared/settings.ts';
 import { declare, footer, fullName } from './shared/verb.ts';
+import { completionBash } from './completion/bash.ts';
+import { completionFish } from './completion/fish.ts';
+import { completionPowershell } from './completion/powershell.ts';
+import { completionZsh } from './completion/zsh.ts';
 import { ekCert } from './ek/cert.ts';
 import { ekConvert } from './ek/convert.ts';
 import { ekRead } from './ek/read.ts';
@@ -171,6 +175,14 @@ export function buildProgram(host: Host): Command {
   );
   program.commandsGroup('Help:');
   program.addCommand(declare(explainVerb, host));
+  program.addCommand(
+    noun('completion', 'completion with the tab key, for a shell', [
+      declare(completionBash(program), host),
+      declare(completionZsh(program), host),
+      declare(completionFish(program), host),
+      declare(completionPowershell(program), host),
+    ]),
+  );
   program.addCommand(helpCommand(program, host));
   quietCommander(program, host);
   return program;

@@ -182,7 +182,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the TPM refused the authorization',
     cause:
       'an authorization value is set for the owner, endorsement or lockout hierarchy, and none or a wrong one was given',
-    fix: authorization,
+    fix: ({ details }) =>
+      typeof details['opensAfter'] === 'string'
+        ? `give the right value with --lockout-auth-file (or IOTDM_LOCKOUT_AUTH), after ${details['opensAfter']}; or clear the TPM in the firmware settings`
+        : authorization,
   },
   'tpm.lockout': {
     meaning: 'the TPM locks authorizations out after wrong values (dictionary attack protection)',
@@ -257,7 +260,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm.slot-foreign': {
     meaning: "something stands in the slot's places that is no identity",
     cause: 'another program uses the same handle or NV index',
-    fix: 'another program uses this place; choose another slot, or pass --force to destroy what it holds',
+    fix: ({ details }) =>
+      `another program uses this place: choose another slot, or if nothing needs what it holds, empty it with: iotdm slot clear ${slotIn(details)} --force`,
   },
   'tpm.cannot-undo': {
     meaning: 'a change to a slot that was interrupted cannot be taken back; nothing was changed',

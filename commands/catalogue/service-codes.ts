@@ -281,13 +281,8 @@ export function statusEntry(status: number): ServiceEntry {
 /** Six digits of DPS or IoT Hub; several where both use the number. Unknown ones are explained by their status. */
 export function serviceEntries(code: number): readonly ServiceEntry[] {
   const status = Math.trunc(code / 1000);
-  const found = sixDigits[code];
-  if (found === undefined) {
-    const { name, meaning, cause, fix } = statusEntry(status);
-    const unknown = `Microsoft does not document ${code} for DPS; its first three digits are ${name}`;
-    return [{ name, meaning: `${unknown}: ${meaning}`, cause, fix }];
-  }
-  return found.map(({ service, basis, meaning, cause, fix }) => ({
+  const found = sixDigits[code] ?? [];
+  const known = found.map(({ service, basis, meaning, cause, fix }) => ({
     name: `${service} ${code}`,
     meaning:
       basis === 'documented'
@@ -296,6 +291,11 @@ export function serviceEntries(code: number): readonly ServiceEntry[] {
     cause,
     fix: fix ?? ownCodes[errorCodeOfStatus(status)].fix,
   }));
+  if (found.some(({ service }) => service === 'DPS')) return known;
+  // DPS uses numbers of IoT Hub too, such as 429001 when it throttles.
+  const { name, meaning, cause, fix } = statusEntry(status);
+  const unknown = `Microsoft does not document ${code} for DPS; its first three digits are ${name}`;
+  return [...known, { name, meaning: `${unknown}: ${meaning}`, cause, fix }];
 }
 
 /** The fix of DPS for a code that is in the table with one of its own. */

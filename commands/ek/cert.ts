@@ -1,13 +1,14 @@
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
 import { deliver } from '../shared/output-file.ts';
+import { outputFormat } from '../shared/output-format.ts';
 import { table, type Verb } from '../shared/verb.ts';
 
 const certificateFormats = ['text', 'json', 'pem', 'der'] as const;
 type CertificateFormat = (typeof certificateFormats)[number];
 
 export interface EkCertOptions {
-  readonly format: CertificateFormat;
+  readonly format?: CertificateFormat;
   readonly out?: string;
   readonly overwrite?: boolean;
 }
@@ -22,19 +23,21 @@ export const ekCert: Verb<[], EkCertOptions, void> = {
   seeAlso: ['iotdm ek verify', 'iotdm ek read'],
   settings: ['tpm', 'timeout'],
   options: [
-    new Option('--format <format>', 'der is the certificate without the padding around it in the TPM')
-      .choices(certificateFormats)
-      .default('text'),
+    new Option(
+      '--format <format>',
+      'text where none is given; der is the certificate without the padding around it in the TPM',
+    ).choices(certificateFormats),
     new Option('--out <file>', 'write to a file (mode 0600) and not to stdout'),
     new Option('--overwrite', 'replace the file that --out names'),
   ],
   async run(context, _args, options) {
+    const format = outputFormat(context.settings, options.format);
     const { readEkCertificate } = await import('../../src/station/endorsement.ts');
     const der = await readEkCertificate(await context.openTpm());
     if (der === null) {
       throw new IotdmError('tpm.no-ek-certificate', 'there is no EK certificate in this TPM');
     }
-    await deliver(context, options, await render(context.settings.json ? 'json' : options.format, der));
+    await deliver(context, options, await render(format, der));
   },
   describe: () => '',
 };
@@ -44,7 +47,7 @@ async function render(format: CertificateFormat, der: Buffer): Promise<string | 
   if (format === 'pem') return pem(der);
   const { expiryOf, parseCertificate } = await import('../../src/trust/certificate.ts');
   const certificate = await parseCertificate(der).catch((cause: unknown) => {
-    throw new IotdmError('verify.ek', 'the EK certificate in this TPM is damaged', { cause });
+    throw new IotdmError('verify.ek-certificate', 'the EK certificate in this TPM is damaged', { cause });
   });
   const { tpm, subject, issuer, serialNumber, notBefore, sha256 } = certificate;
   const notAfter = expiryOf(certificate)?.toISOString() ?? null;

@@ -154,12 +154,15 @@ export class Context {
   async close(): Promise<void> {
     if (this.#tpm !== undefined) {
       const sent = this.#tpm.commandsSent;
-      this.console.detail(`${sent.length} TPM commands: ${sent.join(', ')}`);
+      this.console.detail(
+        `${sent.length} TPM ${sent.length === 1 ? 'command' : 'commands'}: ${sent.join(', ')}`,
+      );
       await this.#tpm.close();
     }
     this.#lock?.release();
     if (this.#service !== undefined) {
-      this.console.detail(`${this.#service.requests} HTTP requests to ${this.#service.host}`);
+      const { requests, host } = this.#service;
+      this.console.detail(`${requests} HTTP ${requests === 1 ? 'request' : 'requests'} to ${host}`);
       this.#service.close();
     }
   }

@@ -3,21 +3,23 @@ import { Option } from 'commander';
 import type { KeyObject } from 'node:crypto';
 import type { Context } from './context.ts';
 import { deliver } from './output-file.ts';
+import { outputFormat } from './output-format.ts';
 
 export const keyFormats = ['text', 'json', 'csv', 'tpm2b', 'pem'] as const;
 export type KeyFormat = (typeof keyFormats)[number];
 
 export interface KeyOutputOptions {
-  readonly format: KeyFormat;
+  readonly format?: KeyFormat;
   readonly out?: string;
   readonly overwrite?: boolean;
 }
 
 export function keyOutputOptions(): Option[] {
   return [
-    new Option('--format <format>', 'tpm2b is the raw TPM2B_PUBLIC, pem a SubjectPublicKeyInfo')
-      .choices(keyFormats)
-      .default('text'),
+    new Option(
+      '--format <format>',
+      'text where none is given; tpm2b is the raw TPM2B_PUBLIC, pem a SubjectPublicKeyInfo',
+    ).choices(keyFormats),
     new Option('--out <file>', 'write to a file (mode 0600) and not to stdout'),
     new Option('--overwrite', 'replace a file that is there'),
   ];
@@ -37,7 +39,7 @@ export async function deliverKey(
   options: KeyOutputOptions,
   contents: KeyContents,
 ): Promise<void> {
-  await deliver(context, options, render(context.settings.json ? 'json' : options.format, contents));
+  await deliver(context, options, render(outputFormat(context.settings, options.format), contents));
 }
 
 function render(

@@ -1,12 +1,13 @@
 /** Files that commands make: for the owner only, and never over an existing file unless told to. */
-import { open, rename, rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { copyFile, link, lstat, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import type { Context } from './context.ts';
 
 /**
- * Writes a file with mode 0600 that is either whole or not there.
+ * Writes a file with mode 0600 that is either whole or not there: until then what is written stands beside it, hidden.
  * @throws IotdmError `usage.output-exists`, `usage.output-unwritable`
  */
 export async function writeOutputFile(
@@ -14,34 +15,55 @@ export async function writeOutputFile(
   content: string | Buffer | AsyncIterable<string>,
   { overwrite = false } = {},
 ): Promise<void> {
-  const target = overwrite ? join(dirname(path), `.${randomUUID()}.part`) : path;
+  const draft = join(dirname(path), `.${randomUUID()}.part`);
   try {
-    const file = await open(target, 'wx', 0o600);
+    if (!overwrite && (await isThere(path))) throw existsAlready(path);
+    const file = await open(draft, 'wx', 0o600);
     try {
-      if (typeof content === 'string' || Buffer.isBuffer(content)) await file.writeFile(content);
-      else for await (const piece of content) await file.write(piece);
-      await file.sync();
+      try {
+        if (typeof content === 'string' || Buffer.isBuffer(content)) await file.writeFile(content);
+        else for await (const piece of content) await file.write(piece);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await (overwrite ? rename(draft, path) : giveName(draft, path));
     } catch (error) {
-      await rm(target, { force: true });
+      await rm(draft, { force: true });
       throw error;
-    } finally {
-      await file.close();
-    }
-    if (overwrite) {
-      await rename(target, path).catch(async (error: unknown) => {
-        await rm(target, { force: true });
-        throw error;
-      });
     }
   } catch (cause) {
     throw outputFailure(path, cause);
   }
 }
 
+/** Unlike a rename, this does not replace what has come to stand there meanwhile. */
+async function giveName(draft: string, path: string): Promise<void> {
+  try {
+    await link(draft, path);
+  } catch (error) {
+    // Memory sticks and some network shares know no links.
+    if (!['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemErrorCode(error) ?? '')) throw error;
+    await copyFile(draft, path, constants.COPYFILE_EXCL);
+  }
+  await rm(draft, { force: true });
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function existsAlready(path: string, cause?: unknown): IotdmError {
+  return new IotdmError('usage.output-exists', `${path} exists already`, { cause });
+}
+
 function outputFailure(path: string, cause: unknown): unknown {
   const code = systemErrorCode(cause);
   if (cause instanceof IotdmError || code === undefined) return cause;
-  if (code === 'EEXIST') return new IotdmError('usage.output-exists', `${path} exists already`, { cause });
+  if (code === 'EEXIST') return existsAlready(path, cause);
   return new IotdmError('usage.output-unwritable', `cannot write ${path} (${code})`, { cause });
 }
 

@@ -5,6 +5,7 @@ import type { Context } from './context.ts';
 import { CommandError } from './failure.ts';
 import type { KeyOutputOptions } from './key-formats.ts';
 import { writeOutputFile } from './output-file.ts';
+import { outputFormat } from './output-format.ts';
 
 export interface QrOptions {
   readonly qr?: boolean;
@@ -21,7 +22,8 @@ export function qrOptions(): Option[] {
 /** Refuses what cannot be done before a TPM is touched. @throws IotdmError `usage.invalid` */
 export function checkQrOptions(context: Context, options: QrOptions & KeyOutputOptions): void {
   const { qr, qrOut, format, out } = options;
-  if (qr === true && (context.settings.json || format !== 'text' || out !== undefined)) {
+  const isText = outputFormat(context.settings, format) === 'text';
+  if (qr === true && (!isText || out !== undefined)) {
     throw new IotdmError(
       'usage.invalid',
       '--qr draws below the text on stdout: leave out --json, --format and --out, or use --qr-out',

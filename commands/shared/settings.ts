@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { nearest } from '../../src/nearest.ts';
+import { secretFlag } from './secret-flag.ts';
 
 export interface Settings {
   readonly tpm: string | undefined;
@@ -214,6 +215,9 @@ export function declareSharedOptions(program: Command): void {
     const option = new Option(flags, description + inEnvironment);
     if (type === 'count') option.argParser((_: string, before: unknown) => Number(before ?? 0) + 1);
     program.addOption(option);
+    if (secret === undefined) continue;
+    const [name = ''] = flags.split(' ');
+    program.addOption(secretFlag(`${name.replace(/-file$/, '')} <value>`, `${name} FILE or ${secret}`));
   }
 }
 

@@ -1,8 +1,10 @@
 /** How a command is declared: one object a file, from which the command line, its help and its output follow. */
-import { Command, Option } from 'commander';
-import { IotdmError } from '../../src/errors.ts';
+import type { Option } from 'commander';
+import { Command } from 'commander';
 import { Context, type Host } from './context.ts';
 import { isShownFor, resolveSettings, type SettingGroup } from './settings.ts';
+
+export { secretFlag } from './secret-flag.ts';
 
 export interface Verb<Arguments extends readonly unknown[], Options, Result> {
   readonly name: string;
@@ -34,16 +36,6 @@ export function table(rows: readonly (readonly [string, string])[]): string {
 /** `1 row`, `3 rows`. */
 export function count(number: number, what: string): string {
   return `${number} ${what}${number === 1 ? '' : 's'}`;
-}
-
-/** A flag whose use is an error, because its value would be a secret that `ps` shows. */
-export function secretFlag(flags: string, instead: string): Option {
-  return new Option(flags).hideHelp().argParser(() => {
-    throw new IotdmError(
-      'usage.secret-in-argv',
-      `${flags.split(' ')[0] ?? ''} is not accepted; use ${instead}`,
-    );
-  });
 }
 
 /** Makes commander's command out of a verb. */

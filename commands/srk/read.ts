@@ -1,6 +1,7 @@
 import { hex32 } from '../../src/encoding.ts';
 import { rsaKeyObject } from '../../src/tpm/endorsement-key.ts';
 import { deliverKey, keyOutputOptions, type KeyOutputOptions } from '../shared/key-formats.ts';
+import { outputFormat } from '../shared/output-format.ts';
 import { table, type Verb } from '../shared/verb.ts';
 
 export const srkRead: Verb<[], KeyOutputOptions, void> = {
@@ -14,6 +15,7 @@ export const srkRead: Verb<[], KeyOutputOptions, void> = {
   settings: ['tpm', 'timeout', 'dry-run'],
   options: keyOutputOptions(),
   async run(context, _args, options) {
+    outputFormat(context.settings, options.format);
     const tpm = await context.openTpm();
     const key = await tpm.readStorageRootKey();
     const result = {

@@ -30,13 +30,14 @@ const EXPONENT = 65537;
 const SECRET_BYTES = 32;
 
 /**
- * The EK certificate in the TPM, DER; null where there is none. Three TPM commands for a usual certificate, one where
- * there is none.
+ * The EK certificate in the TPM, DER; null where there is none. Where something else stands in its place, all of that:
+ * it is no certificate, and not the lack of one either. Three TPM commands for a usual certificate, one where there is
+ * none.
  * @throws IotdmError `tpm.*` where this caller may not read it
  */
 export async function readEkCertificate(tpm: Tpm): Promise<Buffer | null> {
   const area = await readEkCertificateArea(tpm);
-  return area === null ? null : (trimCertificate(area) ?? null);
+  return area === null ? null : (trimCertificate(area) ?? area);
 }
 
 /** The same for a record that is to be written in any case: null also where this caller may not read it. */

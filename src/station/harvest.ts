@@ -1,6 +1,7 @@
 /** One device on the line: its TPM read, and one more record in the manifest. */
 import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../records/manifest.ts';
 import { describeTpm } from '../tpm/description.ts';
+import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
 import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
 import { readEkCertificateIfAllowed } from './endorsement.ts';
@@ -31,7 +32,7 @@ export async function readIdentity(options: HarvestOptions): Promise<HarvestedId
     registrationId: registrationIdOf(key.publicArea),
     endorsementKey: key.publicArea.toString('base64'),
     ekName: key.name.toString('hex'),
-    ekCertificate: certificate?.toString('base64') ?? null,
+    ekCertificate: certificate === null ? null : (trimCertificate(certificate)?.toString('base64') ?? null),
     // Where nothing was verified, nothing is claimed.
     ekVerdict: judge === undefined ? null : await judge(key, certificate),
     tpm: description,

@@ -2,10 +2,11 @@
  * Verifies manifests: the chain from line to line, every record in itself, and one chip and one serial number for each
  * other across all files given. Of each record only digests are kept, about a hundred bytes.
  */
-import { createHash, X509Certificate } from 'node:crypto';
+import { createHash, X509Certificate, type KeyObject } from 'node:crypto';
 import { decodeBase64 } from '../encoding.ts';
 import type { ManifestRecord } from '../records/manifest.ts';
 import { readManifestLines, type ManifestLine } from '../records/manifest-lines.ts';
+import { publicKeyOfCertificate } from '../tpm/certified-key.ts';
 import {
   EK_PUBLIC_BYTES,
   EK_PUBLIC_PREFIX,
@@ -172,16 +173,17 @@ function certificateProblem({
   const der = decodeBase64(ekCertificate);
   if (der === undefined) return 'it is not base64';
   const modulus = key.subarray(EK_PUBLIC_PREFIX.length);
-  let certified: Buffer | undefined;
+  let certified: KeyObject | undefined;
   try {
-    const { n } = new X509Certificate(der).publicKey.export({ format: 'jwk' });
-    certified = n === undefined ? undefined : Buffer.from(n, 'base64url');
+    certified = publicKeyOfCertificate(new X509Certificate(der));
   } catch {
-    // Field certificates may be what OpenSSL does not take, such as RSAES-OAEP keys: the modulus is in them as it is.
+    // Field certificates may be what OpenSSL does not take; the key is in them as it is.
     const isThere = der[0] === 0x30 && der.includes(asDerKey(modulus));
     return isThere ? undefined : 'it cannot be read, or is for another key than endorsementKey';
   }
-  return certified?.equals(modulus) === true ? undefined : 'it is for another key than endorsementKey';
+  const { n } = certified?.export({ format: 'jwk' }) ?? {};
+  const isForIt = n !== undefined && Buffer.from(n, 'base64url').equals(modulus);
+  return isForIt ? undefined : 'it is for another key than endorsementKey';
 }
 
 /** The modulus as it stands in a DER public key: a positive INTEGER of 257 bytes, then 65537. */

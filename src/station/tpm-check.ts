@@ -279,12 +279,13 @@ function checkLockout({ capabilities: { inLockout, wrongAuth } }: Scene): Verdic
     return fail(
       'tpm.lockout',
       'locked-out',
-      `the TPM is locked out after ${counted} wrong authorization values${forgotten}`,
+      `the TPM is locked out after ${counted} wrong authorization value${counted === 1 ? '' : 's'}${forgotten}`,
     );
   }
   if (counted === 0) return pass('no wrong authorization value is counted');
   const of = limit === undefined ? '' : ` of ${limit}`;
-  return warn('wrong-values-counted', `${counted}${of} wrong authorization values are counted${forgotten}`);
+  const values = counted === 1 && of === '' ? 'value is' : 'values are';
+  return warn('wrong-values-counted', `${counted}${of} wrong authorization ${values} counted${forgotten}`);
 }
 
 /** Neither hierarchy is locked by a wrong value (Part 1, 19.8), so one that was given is tried, by deriving a key. */
@@ -333,10 +334,20 @@ function checkLockoutAuth({ capabilities: { authSet } }: Scene): Verdict {
 const FIRST_TRANSIENT = 0x80000000;
 const MANY = 64;
 
+/** A credential is opened with the EK and the SRK; a TPM takes a slot even for a key that is persistent. */
+const OBJECTS_AT_ONCE = 2;
+
 async function checkTransient({ tpm, capabilities: { left } }: Scene): Promise<Verdict> {
   const used = (await tpm.handles(FIRST_TRANSIENT, MANY)).map(hex32);
   if (left.transient === 0) {
     return fail('tpm.transient-full', 'transient-full', `no transient slot is free: ${used.join(', ')}`);
+  }
+  if (used.length > 0 && left.transient !== undefined && left.transient < OBJECTS_AT_ONCE) {
+    return fail(
+      'tpm.transient-full',
+      'transient-full',
+      `only ${left.transient} transient slot is free, and ${OBJECTS_AT_ONCE} are needed at once: another program left ${used.join(', ')}`,
+    );
   }
   if (used.length > 0) {
     return warn('transient-left', `a program left ${used.join(', ')} in the transient slots`);
@@ -539,18 +550,19 @@ async function checkRoom(scene: Scene): Promise<Verdict> {
   if (persistent === 0 && needed.length > 0) {
     return fail('tpm.no-room', 'no-room', `there is no room for a persistent key: ${needed.join(', ')}`);
   }
+  if (persistent < needed.length) {
+    return fail(
+      'tpm.no-room',
+      'no-room',
+      `there is room for ${persistent} persistent ${persistent === 1 ? 'key' : 'keys'} only, and needed are ${needed.length}: ${needed.join(', ')}`,
+    );
+  }
   if (persistent === 0) return warn('little-room', 'there is no room for another persistent key');
   const others = nvCounters === 0 || isDownToMinimum(capabilities) ? await otherIndexes(scene.tpm) : 0;
   if (others > 0) {
     return warn(
       'little-room',
       `NV memory may be full: ${others} NV indexes of other programs take room, and the URI of a slot may not fit`,
-    );
-  }
-  if (persistent < needed.length) {
-    return warn(
-      'little-room',
-      `there may be room for ${persistent} persistent keys only, and needed are ${needed.length}: ${needed.join(', ')}`,
     );
   }
   return pass(

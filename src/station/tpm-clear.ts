@@ -97,9 +97,9 @@ function explained(error: IotdmError, { wrongAuth: { shutSeconds } }: TpmCapabil
   const opens = shutSeconds === 0 || shutSeconds === undefined ? 'a restart' : `${shutSeconds} s`;
   const what =
     error.code === 'tpm.lockout'
-      ? 'the lockout authorization is shut after a wrong value'
-      : 'the lockout authorization value is wrong, and is shut now';
-  return new IotdmError(error.code, `${what}, until after ${opens}: ${error.message}`, {
+      ? `after a wrong value the TPM takes no lockout authorization before ${opens === 'a restart' ? opens : `${opens} have passed`}`
+      : `the lockout authorization value is wrong, and the TPM takes no other before ${opens === 'a restart' ? opens : `${opens} have passed`}`;
+  return new IotdmError(error.code, `${what}: ${error.message}`, {
     cause: error,
     details: { command: 'Clear', opensAfter: opens },
   });

@@ -3,13 +3,16 @@ import { derElement, derTag } from './der.ts';
 
 /**
  * TCG PC Client Specific Implementation Specification for Conventional BIOS, TCG_PCCLIENT_STORED_CERT: tag 0x1001,
- * type 0 and two bytes of length before the certificate.
+ * type 0 and two bytes of length before the certificate; some writers leave the length out.
  */
 const STORED_CERTIFICATE = Buffer.from('100100', 'hex');
 const STORED_CERTIFICATE_BYTES = 5;
 
 /** TCG_FULL_CERT in the same specification: a second tag, 0x1002, that some writers put behind the first header. */
 const FULL_CERTIFICATE = Buffer.from('1002', 'hex');
+
+/** A SEQUENCE whose length takes two bytes. */
+const CERTIFICATE_BEGIN = Buffer.from('3082', 'hex');
 
 export interface CertificateArea {
   /** DER. */
@@ -45,6 +48,9 @@ export function trimCertificate(area: Buffer): Buffer | undefined {
 }
 
 function withoutHeader(area: Buffer): Buffer {
+  const bare = area.subarray(STORED_CERTIFICATE.length);
+  // No certificate is 12,418 bytes long: what would be that length is the beginning of a certificate.
+  if (bare.subarray(0, CERTIFICATE_BEGIN.length).equals(CERTIFICATE_BEGIN)) return bare;
   const body = area.subarray(STORED_CERTIFICATE_BYTES);
   return body.subarray(0, FULL_CERTIFICATE.length).equals(FULL_CERTIFICATE)
     ? body.subarray(FULL_CERTIFICATE.length)

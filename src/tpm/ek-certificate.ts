@@ -4,6 +4,7 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
+import { publicKeyOfCertificate } from './certified-key.ts';
 import { trimCertificate } from './ek-certificate-bytes.ts';
 import type { Tpm } from './tpm.ts';
 
@@ -70,12 +71,19 @@ async function findArea(tpm: Tpm, { ownerUsable }: { readonly ownerUsable: boole
     return { kind: 'closed', why: 'it takes an authorization value that is not known' };
   }
   try {
-    return { kind: 'area', bytes: await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader) };
+    const bytes = await tpm.nvRead(EK_CERTIFICATE_INDEX, area.dataSize, reader);
+    return isErased(bytes) ? { kind: 'absent' } : { kind: 'area', bytes };
   } catch (error) {
     if (error instanceof IotdmError && error.code.startsWith('tpm.'))
       return { kind: 'closed', why: error.message };
     throw error;
   }
+}
+
+/** Memory in which nothing was ever written, or which was wiped. */
+function isErased(bytes: Buffer): boolean {
+  const [first] = bytes;
+  return (first === 0 || first === 0xff) && bytes.every((byte) => byte === first);
 }
 
 /** @param area the whole NV area, padding and TCG header included */
@@ -94,20 +102,10 @@ export function parseStoredCertificate(area: Buffer): StoredCertificate {
  * @param modulus big-endian, 256 bytes
  */
 export function isCertificateFor(
-  { certificate, der }: { certificate: X509Certificate; der: Buffer },
+  { certificate }: { certificate: X509Certificate },
   modulus: Buffer,
 ): boolean {
-  const certified = certifiedModulus(certificate);
-  // Some manufacturers mark the key as RSAES-OAEP, which OpenSSL does not read; its modulus stands there all the same.
-  return certified === undefined ? der.includes(modulus) : certified.equals(modulus);
-}
-
-function certifiedModulus(certificate: X509Certificate): Buffer | undefined {
-  try {
-    const { n } = certificate.publicKey.export({ format: 'jwk' });
-    // A key of another kind has no modulus, and so is for no RSA key.
-    return n === undefined ? Buffer.alloc(0) : Buffer.from(n, 'base64url');
-  } catch {
-    return undefined;
-  }
+  const { n } = publicKeyOfCertificate(certificate)?.export({ format: 'jwk' }) ?? {};
+  // A key of another kind has no modulus, and so is for no RSA key.
+  return n !== undefined && Buffer.from(n, 'base64url').equals(modulus);
 }

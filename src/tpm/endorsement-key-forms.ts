@@ -5,6 +5,7 @@
 import { isUtf8 } from 'node:buffer';
 import { createPublicKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
+import { publicKeyOfCertificate, rsaesOaepKey } from './certified-key.ts';
 import { derElement, derTag } from './der.ts';
 import { beginsWithHeader, splitCertificateArea } from './ek-certificate-bytes.ts';
 import {
@@ -277,7 +278,8 @@ function recognizePublicKey(
   if (end < bytes.length) return unrecognized(`${bytes.length - end} bytes follow the public key`);
   try {
     const type = form === 'public key' ? 'spki' : 'pkcs1';
-    return keyResult(createPublicKey({ key: bytes, format: 'der', type }), form, notations);
+    const marked = form === 'public key' ? rsaesOaepKey(bytes) : undefined;
+    return keyResult(marked ?? createPublicKey({ key: bytes, format: 'der', type }), form, notations);
   } catch {
     return unrecognized('this looks like the DER of a public key, but is damaged');
   }
@@ -308,11 +310,10 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
   }
   // A certificate made with openssl's defaults for a rehearsal says CA, but no keyUsage; those of authorities have it.
   if (certificate.ca && der.includes(KEY_USAGE)) return authority(written);
-  try {
-    return keyResult(certificate.publicKey, 'EK certificate', written);
-  } catch {
-    return unrecognized('the public key in this certificate cannot be read');
-  }
+  const key = publicKeyOfCertificate(certificate);
+  return key === undefined
+    ? unrecognized('the public key in this certificate cannot be read')
+    : keyResult(key, 'EK certificate', written);
 }
 
 function authority(notations: Notations): Recognition {

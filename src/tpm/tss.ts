@@ -680,6 +680,11 @@ export class TpmCommands {
     }
   }
 
+  /** The user wants to leave, and nothing has been begun that must be finished. */
+  #isToStop(): boolean {
+    return this.#options.signal?.aborted === true && !this.#changing;
+  }
+
   #password(hierarchy: Hierarchy): Session {
     return Session.Pw(this.#options.auth?.[hierarchy] ?? Buffer.alloc(0));
   }
@@ -738,9 +743,7 @@ export class TpmCommands {
     read?: (result: T) => R,
     { evenWhenAborted = false } = {},
   ): Promise<R> {
-    if (this.#options.signal?.aborted === true && !evenWhenAborted && !this.#changing) {
-      throw new IotdmError('interrupted.signal', 'interrupted');
-    }
+    if (this.#isToStop() && !evenWhenAborted) throw new IotdmError('interrupted.signal', 'interrupted');
     this.#changing ||= changingCommands.has(command);
     this.#sent.push(command);
     this.#lastCode = 0;
@@ -798,11 +801,13 @@ export class TpmCommands {
         responseCode,
         elapsedMs: performance.now() - started,
       });
-      if (isRetryable(responseCode) && attempt < RETRY_LIMIT) {
+      if (isRetryable(responseCode) && attempt < RETRY_LIMIT && !this.#isToStop()) {
         await delay(Math.min(RETRY_FIRST_DELAY_MS * 2 ** attempt, RETRY_MAX_DELAY_MS));
         continue;
       }
       this.#lastCode = responseCode;
+      // tss.js would begin anew with RETRY, for ever; it never gets to see that the patience here is at its end.
+      if (isRetryable(responseCode)) throw responseError(this.#sent.at(-1) ?? 'the command', responseCode);
       if (responseCode !== 0 && response.length !== RESPONSE_HEADER_BYTES)
         throw malformed(this.name, 'the command');
       return response;

@@ -59,6 +59,14 @@ function wholeCatalogue(): Explanation[] {
 }
 
 describe('the catalogue of codes', () => {
+  it('says what a number means that is known from IoT Hub only, and what it is where DPS gives it', () => {
+    assert.deepEqual(
+      explain('429001').map(({ name }) => name),
+      ['IoT Hub 429001', 'HTTP 429 Too Many Requests'],
+    );
+    assert.match(explain('429001')[1]?.meaning ?? '', /does not document 429001 for DPS.*throttling/);
+  });
+
   it('explains each of the 4096 response codes, or says that it is not defined', () => {
     for (let code = 0; code <= 0xfff; code += 1) {
       const { name, kind, code: shown } = one(hex(code));

@@ -109,6 +109,14 @@ describe('wrong usage: exit code 2', () => {
       /^"tpm0" does not name a TPM: /,
       /^run: iotdm ek read --help$/,
     ],
+    ...['--dps-connection-string', '--owner-auth', '--endorsement-auth', '--lockout-auth'].map(
+      (flag): (typeof lines)[number] => [
+        `a secret behind ${flag}`,
+        [...(flag.includes('dps') ? ['enrollment', 'list'] : ['ek', 'read', ...noTpm]), flag, 'hush'],
+        new RegExp(`^${flag} is not accepted; use ${flag}-file FILE or IOTDM_[A-Z_]+$`),
+        /^every user of this machine can read a command line: /,
+      ],
+    ),
     ['a topic without help', ['help', 'bogus'], /^there is no help on "bogus"$/, /^run: iotdm --help$/],
     [
       'no credentials',

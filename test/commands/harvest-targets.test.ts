@@ -124,6 +124,17 @@ describe('harvest --targets', () => {
     assert.equal(readFileSync(manifest, 'utf8'), lines);
   });
 
+  it('waits for more than ten at once without a warning of Node.js', async (t) => {
+    await fresh(t, 'many');
+    const silent = await Promise.all(Array.from({ length: 12 }, () => silentTpm(t)));
+    writeFileSync(file, HEADER + silent.map((tpm, index) => row(tpm, `SN-${index}`)).join(''));
+    const args = ['harvest', '--targets', file, '--manifest', manifest, '--timeout', '1'];
+    const { code, stderr } = await iotdm([...args, '--concurrency', '12']);
+    assert.equal(code, 8);
+    assert.match(stderr, /12 of 12 devices failed/);
+    assert.doesNotMatch(stderr, /Warning/);
+  });
+
   it('takes a chip under a wrong label for a failed row, and the next ones all the same', async (t) => {
     await fresh(t, 'labels');
     const [one, two] = await rack(t, 2);

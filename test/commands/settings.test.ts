@@ -153,6 +153,14 @@ describe('the settings file', () => {
 });
 
 describe('IOTDM_JSON', () => {
+  it('gives way to a format that is asked for', async () => {
+    const env = { IOTDM_JSON: '1' };
+    const given = await iotdm(['ek', 'read', '--tpm', chip.tcti, '--format', 'pem'], { env });
+    assert.match(given.stdout, /^-----BEGIN PUBLIC KEY-----/);
+    const none = await iotdm(['ek', 'read', '--tpm', chip.tcti], { env });
+    assert.match(none.stdout, /^\{/);
+  });
+
   it('is --json', async () => {
     const env = { IOTDM_JSON: '1' };
     const ok = await iotdm(['slot', 'show', '0', '--tpm', chip.tcti], { env, cwd: dir });

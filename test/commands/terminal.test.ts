@@ -8,6 +8,7 @@ import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import {
   emulator,
   executable,
+  HANG_MS,
   iotdm,
   lifetimeOfFile,
   scratchDirectory,
@@ -62,7 +63,7 @@ function atTerminal(
       // The terminal goes, and iotdm with it.
       child.kill('SIGTERM');
       reject(new Error(`iotdm ${args.join(' ')} hangs; it shows: ${JSON.stringify(shown)}`));
-    }, 30_000);
+    }, HANG_MS);
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       shown += text;
       if (typing === undefined || typed || !shown.includes(typing.prompt)) return;

@@ -56,3 +56,11 @@ export function makeEkCertificate(publicKey: KeyObject, number: number, { author
   const signature = sign(null, body, vendorKey());
   return sequence(body, ED25519, der(0x03, Buffer.concat([Buffer.alloc(1), signature])));
 }
+
+/** The same certificate or public key, with its RSA key named as one for RSAES-OAEP, as older chips of Infineon do. */
+export function forOaep(bytes: Buffer): Buffer {
+  const changed = Buffer.from(bytes);
+  const at = changed.indexOf(Buffer.from('2a864886f70d010101', 'hex'));
+  changed.writeUInt8(0x07, at + 8);
+  return changed;
+}

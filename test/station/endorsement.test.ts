@@ -383,6 +383,30 @@ describe('a blank chip', () => {
     assert.notEqual(damaged.verdict, 'genuine');
   });
 
+  it('with a certificate that is cut short is not taken for one without', async () => {
+    const vendor = await makeVendor('Vendor');
+    const { modulus } = await chip.use((tpm) => tpm.readEndorsementKey());
+    const der = await vendor.issueEk(rsaKeyObject(modulus));
+    const trusted = trustedCertificates([vendor.der]);
+    for (const area of [der.subarray(0, 200), Buffer.from('nothing that begins like one')]) {
+      writeCertificate(area);
+      const { verdict, reason } = await assess(chip, { trusted, now: NOW });
+      assert.deepEqual([verdict, reason.split(':')[0]], ['untrusted', 'the EK certificate is damaged']);
+      const shown = await iotdm(['ek', 'cert', '--tpm', chip.tcti, '--json']);
+      assert.equal(shown.code, 9);
+      assert.match(shown.stderr, /"verify\.ek-certificate"/);
+      const raw = await iotdm(['ek', 'cert', '--tpm', chip.tcti, '--format', 'pem']);
+      assert.deepEqual([raw.code, raw.stdout], [0, pem(area)]);
+      // A record holds a certificate or none.
+      const manifest = join(dir, `${area.length}.ndjson`);
+      const harvested = await iotdm([
+        ...['harvest', '--tpm', chip.tcti, '--manifest', manifest, '--verify', 'warn'],
+      ]);
+      assert.equal(harvested.code, 0);
+      assert.match(readFileSync(manifest, 'utf8'), /"ekCertificate":null,"ekVerdict":"untrusted"/);
+    }
+  });
+
   it('is told from one in which another program keeps another EK', async () => {
     const vendor = await makeVendor('Vendor');
     const { modulus } = await chip.use((tpm) => tpm.readEndorsementKey());

@@ -185,6 +185,7 @@ describe('checking a TPM', () => {
   it('names transient slots and sessions that are used up', async (t) => {
     const chip = await softwareTpm(t, { blank: true });
     const dir = await scratchDirectory(t);
+    await keepSrk(chip);
     const load = (name: string): string =>
       chip.tool('tpm2_createprimary', '-C', 'o', '-G', 'ecc', '-c', join(dir, name));
     load('one');
@@ -193,6 +194,15 @@ describe('checking a TPM', () => {
     assert.equal(left.of('transient').finding, 'transient-left');
     assert.match(left.of('transient').message, /0x80000000/);
     load('two');
+    // Opening a credential and writing a slot take two at once.
+    const tight = await examine(chip);
+    assert.deepEqual([tight.report.ok, tight.of('transient').code], [false, 'tpm.transient-full']);
+    await fails(chip, slotWrite, {
+      exit: 4,
+      code: 'tpm.transient-full',
+      hint: /tpm2_flushcontext -t/,
+      stdin: connectionString,
+    });
     load('three');
     const full = await examine(chip);
     assert.equal(full.of('transient').code, 'tpm.transient-full');
@@ -256,6 +266,11 @@ describe('checking a TPM', () => {
     );
     const { of } = await examine(chip);
     assert.equal(of('room').code, 'tpm.no-room');
+    // Room for one key is not enough for an SRK and a slot.
+    chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81000001');
+    const { report, of: ofTight } = await examine(chip);
+    assert.deepEqual([report.ok, ofTight('room').code], [false, 'tpm.no-room']);
+    await keepSrk(chip);
     await fails(chip, slotWrite, {
       exit: 4,
       code: 'tpm.no-room',
@@ -304,13 +319,24 @@ describe('checking a TPM', () => {
   });
 });
 
+/** What `ek read` says of the key when it is asked to. */
+async function originOf(chip: SoftwareTpm): Promise<string> {
+  const before = chipContents(chip);
+  const { stdout, stderr } = await iotdm(['ek', 'read', '--origin', '--json', '--tpm', chip.tcti]);
+  assert.equal(stderr, '');
+  assert.equal(chipContents(chip), before);
+  return (JSON.parse(stdout) as { origin: string }).origin;
+}
+
 describe('where an endorsement key comes from', () => {
   it('is an Azure SDK, when azure-iot-security-tpm made it', async (t) => {
     const chip = await softwareTpm(t);
     chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81010001');
     const { of: withoutKey } = await examine(chip);
     assert.match(withoutKey('ek-certificate').message, /is for the key that template L-1 gives/);
+    assert.equal(await originOf(chip), 'manufacturer');
     await registerLikeAzure(chip);
+    assert.equal(await originOf(chip), 'azure-sdk');
     const { report, of } = await examine(chip);
     assert.equal(report.ok, true);
     assert.equal(of('ek-certificate').finding, 'certificate-of-another-key');
@@ -329,6 +355,7 @@ describe('where an endorsement key comes from', () => {
     const { report, of, sent } = await examine(chip);
     assert.equal(report.ok, true);
     assert.equal(of('ek-origin').finding, 'ek-foreign');
+    assert.equal(await originOf(chip), 'foreign');
     assert.equal(sent.filter((command) => command === 'CreatePrimary').length, 3);
   });
 });
@@ -443,6 +470,8 @@ describe('a TPM that cannot be checked', () => {
       assert.equal(report.checks[firstFailure]?.code, 'tpm-unavailable.connection', String(lethal));
       assert.equal(report.checks.filter(({ status }) => status === 'fail').length, 1);
       assert.equal(report.checks.at(-1)?.status, 'skip');
+      // What a cut connection leaves behind would be found the next time.
+      chip.tool('tpm2_flushcontext', '-t');
     }
   });
 

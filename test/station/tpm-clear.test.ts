@@ -110,7 +110,7 @@ describe('tpm clear', () => {
       const line = outcome.stderr.split('\n').find((text) => text.startsWith('{')) ?? '';
       const { error } = JSON.parse(line) as { error: { code: string; message: string; hint: string } };
       assert.equal(error.code, code);
-      assert.match(error.message, /until after 1000 s/);
+      assert.match(error.message, /before 1000 s have passed/);
       assert.match(error.hint, hint);
       assert.doesNotMatch(outcome.stderr, /wr0ng|l0cked/);
       assert.deepEqual([chip.handles('persistent'), chip.handles('nv-index')], held);

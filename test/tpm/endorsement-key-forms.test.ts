@@ -12,7 +12,7 @@ import {
   recognizeEndorsementKey,
   type Recognition,
 } from '../../src/tpm/endorsement-key-forms.ts';
-import { makeEkCertificate } from '../fakes/ek-certificates.ts';
+import { forOaep, makeEkCertificate } from '../fakes/ek-certificates.ts';
 import { syntheticEndorsementKey, vectorEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { scratchDirectory, softwareTpm, type Lifetime, type SoftwareTpm } from '../lab/lab.ts';
 
@@ -110,6 +110,7 @@ describe('forms of one endorsement key, made by other programs', () => {
     assertAllGive(expected, {
       'SPKI PEM': openssl(...from, '-pubout'),
       'SPKI DER': openssl(...from, '-pubout', '-outform', 'der'),
+      'SPKI DER for RSAES-OAEP': forOaep(openssl(...from, '-pubout', '-outform', 'der')),
       'PKCS#1 PEM': openssl(...from, '-RSAPublicKey_out'),
       'PKCS#1 DER': openssl(...from, '-RSAPublicKey_out', '-outform', 'der'),
       'printed modulus': openssl(...from, '-noout', '-modulus'),
@@ -136,6 +137,8 @@ describe('forms of one endorsement key, made by other programs', () => {
       'with a TCG header': Buffer.concat([header, der]),
       'with a TCG header and padded': Buffer.concat([header, der, Buffer.alloc(99)]),
       'with both TCG headers': Buffer.concat([header, Buffer.from('1002', 'hex'), der]),
+      'with a TCG header that has no length': Buffer.concat([header.subarray(0, 3), der, Buffer.alloc(9)]),
+      'with its key marked as one for RSAES-OAEP': forOaep(der),
       PEM: openssl('x509', '-inform', 'der', '-in', path('ek.crt')),
       'PEM with text': openssl('x509', '-inform', 'der', '-in', path('ek.crt'), '-text'),
     };

@@ -119,9 +119,25 @@ describe('a TPM in trouble', () => {
     assert.equal(recovering.sent.length, 4);
     assert.ok(recovering.sent.every((command) => command.equals(recovering.sent[0] ?? Buffer.alloc(0))));
 
-    const stubborn = new ScriptedTransport(Array.from({ length: 100 }, () => bareResponse(0x90a)));
-    await assert.rejects(new Tpm(stubborn, noWait).readPublic(0x81010001), { code: 'tpm-unavailable.busy' });
-    assert.ok(stubborn.sent.length < 30);
+    for (const code of [0x908, 0x90a, 0x922]) {
+      const stubborn = new ScriptedTransport(Array.from({ length: 100 }, () => bareResponse(code)));
+      await assert.rejects(new Tpm(stubborn, noWait).readPublic(0x81010001), {
+        code: 'tpm-unavailable.busy',
+      });
+      assert.ok(stubborn.sent.length < 30, `0x${code.toString(16)}`);
+    }
+  });
+
+  it('that is busy is not asked again once the user wants to leave', async () => {
+    const stubborn = new ScriptedTransport(Array.from({ length: 100 }, () => bareResponse(0x922)));
+    const interrupt = new AbortController();
+    const delay = (): Promise<void> => {
+      interrupt.abort();
+      return Promise.resolve();
+    };
+    const tpm = new Tpm(stubborn, { delay, signal: interrupt.signal });
+    await assert.rejects(tpm.readPublic(0x81010001), { code: 'tpm-unavailable.busy' });
+    assert.equal(stubborn.sent.length, 2);
   });
 
   it('that was not started, is locked out or failed says so', async () => {

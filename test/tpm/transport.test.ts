@@ -94,9 +94,12 @@ describe('a TPM over a socket', () => {
   });
 
   it('that speaks unasked is not believed later', async (t) => {
-    const tcti = await peer(t, (socket) => socket.write(response));
+    let leave: () => void = () => undefined;
+    const hasLeft = new Promise<void>((resolve) => (leave = resolve));
+    // Who hangs up after it sees the other side hang up too, once that has read everything.
+    const tcti = await peer(t, (socket) => socket.on('close', leave).resume().end(response));
     const transport = await openTransport(parseTcti(tcti), 5000);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await hasLeft;
     await assert.rejects(transport.send(command), { code: 'tpm-unavailable.protocol' });
     await transport.close();
   });

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { writeOutputFile } from '../../commands/shared/output-file.ts';
+import { scratchDirectory } from '../lab/lab.ts';
+
+describe('an output file', () => {
+  let dir: string;
+  let path: string;
+  const fresh = async (t: TestContext): Promise<void> => {
+    dir = await scratchDirectory(t);
+    path = join(dir, 'out');
+  };
+
+  /** Lines that are made while the file is written: a process that is killed meanwhile leaves what is there then. */
+  // eslint-disable-next-line @typescript-eslint/require-await -- a stream, as the merged manifest is one
+  async function* lines(look: () => void): AsyncGenerator<string> {
+    yield 'one\n';
+    look();
+    yield 'two\n';
+  }
+
+  it('is not there before it is whole, and is for its owner only', async (t) => {
+    await fresh(t);
+    await writeOutputFile(
+      path,
+      lines(() => {
+        assert.ok(!existsSync(path));
+      }),
+    );
+    assert.equal(readFileSync(path, 'utf8'), 'one\ntwo\n');
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+    assert.deepEqual(readdirSync(dir), ['out']);
+  });
+
+  it('is not written over one that is there, or comes meanwhile', async (t) => {
+    await fresh(t);
+    writeFileSync(path, 'mine');
+    const asked = lines(() => assert.fail('nothing is made for a file that cannot be written'));
+    await assert.rejects(writeOutputFile(path, asked), { code: 'usage.output-exists' });
+    const later = join(dir, 'later');
+    const meanwhile = lines(() => {
+      writeFileSync(later, 'mine too');
+    });
+    await assert.rejects(writeOutputFile(later, meanwhile), { code: 'usage.output-exists' });
+    const link = join(dir, 'link');
+    symlinkSync('nowhere', link);
+    await assert.rejects(writeOutputFile(link, 'x'), { code: 'usage.output-exists' });
+    assert.deepEqual([readFileSync(path, 'utf8'), readFileSync(later, 'utf8')], ['mine', 'mine too']);
+    assert.deepEqual(readdirSync(dir).sort(), ['later', 'link', 'out']);
+  });
+
+  it('leaves no draft where making it fails, and what was there when it was to be replaced', async (t) => {
+    await fresh(t);
+    const broken = (): AsyncGenerator<string> =>
+      lines(() => {
+        throw new Error('no more');
+      });
+    await assert.rejects(writeOutputFile(path, broken()), /no more/);
+    assert.deepEqual(readdirSync(dir), []);
+    writeFileSync(path, 'mine');
+    await assert.rejects(writeOutputFile(path, broken(), { overwrite: true }), /no more/);
+    assert.equal(readFileSync(path, 'utf8'), 'mine');
+    await writeOutputFile(path, 'new', { overwrite: true });
+    assert.equal(readFileSync(path, 'utf8'), 'new');
+    assert.deepEqual(readdirSync(dir), ['out']);
+  });
+});
