@@ -4,8 +4,8 @@ import { bulkLimit } from '../dps/service.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
-import { compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
-import type { BulkCost, Requests } from './import-requests.ts';
+import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
+import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
 import type { ImportMode } from './import.ts';
 import type { StoredEnrollment } from '../dps/enrollment.ts';
 
@@ -117,7 +117,7 @@ export class ImportPlan {
 
   async #plan(row: EnrollmentRow, snapshot: EnrollmentSnapshot | undefined): Promise<PlannedRow> {
     const { registrationId } = row.enrollment;
-    const { action, objection } = this.#judged(row, await this.#stored(registrationId, snapshot));
+    const { action, objection } = await this.#judged(row, snapshot);
     return {
       line: row.line,
       registrationId,
@@ -136,11 +136,18 @@ export class ImportPlan {
       : found;
   }
 
-  #judged(
+  async #judged(
     row: EnrollmentRow,
-    stored: StoredEnrollment | undefined,
-  ): { readonly action: PlannedAction; readonly objection?: Objection } {
+    snapshot: EnrollmentSnapshot | undefined,
+  ): Promise<{ readonly action: PlannedAction; readonly objection?: Objection }> {
     const { mode, force } = this.#options;
+    let stored: StoredEnrollment | undefined;
+    try {
+      stored = await this.#stored(row.enrollment.registrationId, snapshot);
+    } catch (error) {
+      if (error instanceof Unreadable) return { action: 'conflict', objection: asObjection(error.cause) };
+      throw error;
+    }
     if (mode === 'delete') return { action: stored === undefined ? 'skip' : 'delete' };
     if (stored === undefined) {
       return mode === 'update' ? { action: 'conflict', objection: notEnrolled } : { action: 'create' };

@@ -3,6 +3,7 @@
  * throttling or out of reach. A request of which nobody knows whether it took effect is not repeated here.
  */
 
+import { setMaxListeners } from 'node:events';
 import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
 import type { Governor } from '../dps/governor.ts';
 import type { BulkMode, BulkResult, ProvisioningService } from '../dps/service.ts';
@@ -13,6 +14,16 @@ export type BulkCost = 'request' | 'enrollment';
 
 /** The request may or may not have taken effect. */
 export class FateUnknown extends Error {
+  override readonly cause: IotdmError;
+
+  constructor(cause: IotdmError) {
+    super(cause.message);
+    this.cause = cause;
+  }
+}
+
+/** What the service answers about this one enrollment is no answer; about others it is. */
+export class Unreadable extends Error {
   override readonly cause: IotdmError;
 
   constructor(cause: IotdmError) {
@@ -61,6 +72,8 @@ export class Requests {
   constructor(options: RequestOptions) {
     this.#options = options;
     this.#free = options.concurrency;
+    // As many as wait; Node.js would take more than ten for a mistake.
+    setMaxListeners(0, options.signal);
   }
 
   /** Grows with each bulk request that the service has answered: whether others got through meanwhile. */
@@ -77,7 +90,7 @@ export class Requests {
     return this.#untilTakenUp('write', cost, () => this.#options.service.bulk(mode, enrollments));
   }
 
-  /** @throws IotdmError; `service.unexpected-answer` concerns this enrollment alone */
+  /** @throws Unreadable; IotdmError for what the service has against the id, and for what ends the import */
   async find(registrationId: string): Promise<StoredEnrollment | undefined> {
     for (let attempt = 0; ; attempt += 1) {
       try {
@@ -85,7 +98,7 @@ export class Requests {
       } catch (error) {
         if (!(error instanceof FateUnknown)) throw error;
         const isStrange = error.cause.code === 'service.unexpected-answer';
-        if (isStrange && attempt + 1 >= readAttempts) throw error.cause;
+        if (isStrange && attempt + 1 >= readAttempts && this.#answers > 0) throw new Unreadable(error.cause);
         await this.backOff(attempt);
       }
     }
@@ -183,8 +196,12 @@ function isTransient({ code }: IotdmError): boolean {
   return (code.startsWith('network.') && code !== 'network.tls') || code === 'service.unexpected-answer';
 }
 
-function isAboutTheHost({ code }: IotdmError): boolean {
-  return code === 'network.unreachable' || code === 'service.unexpected-answer';
+/** Nobody is there, or somebody else: a page with its status, where the service's JSON could only be broken. */
+function isAboutTheHost({ code, details }: IotdmError): boolean {
+  return (
+    code === 'network.unreachable' ||
+    (code === 'service.unexpected-answer' && details?.['status'] !== undefined)
+  );
 }
 
 /** The service has answered, and does not want this one. */

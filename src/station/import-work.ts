@@ -24,7 +24,7 @@ import {
   objectionOf,
   type Objection,
 } from './import-comparison.ts';
-import { FateUnknown, type Requests } from './import-requests.ts';
+import { FateUnknown, Unreadable, type Requests } from './import-requests.ts';
 import type { ImportTally } from './import-tally.ts';
 import type { ImportMode, ImportRow } from './import.ts';
 
@@ -366,12 +366,7 @@ export class ImportWork {
     try {
       return { stored: await this.#options.requests.find(item.row.enrollment.registrationId) };
     } catch (error) {
-      const objection =
-        objectionOf(error) ??
-        // Nothing was changed, and the fault may lie in that one enrollment.
-        (error instanceof IotdmError && error.code === 'service.unexpected-answer'
-          ? asObjection(error)
-          : undefined);
+      const objection = error instanceof Unreadable ? asObjection(error.cause) : objectionOf(error);
       if (objection === undefined) throw error;
       this.#failed(item, objection);
       return undefined;

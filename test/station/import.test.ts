@@ -430,10 +430,17 @@ describe('faults', () => {
   it('of an unusable bulk answer end the import', async () => {
     const service = new MemoryService();
     service.intercept = () => {
-      throw new IotdmError('service.unexpected-answer', 'a page');
+      throw new IotdmError('service.unexpected-answer', 'a page', { details: { status: 200 } });
     };
     assert.equal((await failure(run(service, 'upsert', seeds(10)))).code, 'service.unexpected-answer');
     assert.equal(service.requests, 1);
+    service.intercept = () => {
+      throw new IotdmError('service.unexpected-answer', 'it is not valid JSON');
+    };
+    const error = await failure(run(service, 'upsert', seeds(10)));
+    assert.equal(error.code, 'service.unexpected-answer');
+    assert.equal(error.details?.['failed'], 0);
+    assert.ok(service.requests <= 20, `${service.requests} requests`);
   });
 
   it('of the input end it too', async () => {
