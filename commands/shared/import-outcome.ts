@@ -1,6 +1,6 @@
 /** What an import leaves behind for people: its journal, its report, and the rows that failed with the way out. */
 import { constants } from 'node:fs';
-import { access, mkdtemp, open, realpath, rm, stat } from 'node:fs/promises';
+import { access, mkdtemp, open, realpath, rename, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { IotdmError, systemErrorCode, type ErrorCode } from '../../src/errors.ts';
@@ -109,6 +109,10 @@ async function beginning(path: string, length: number): Promise<string> {
   }
 }
 
+/**
+ * Writes the report, for its owner only, and puts it in the place of an earlier one when it is whole.
+ * @throws IotdmError `usage.output-unwritable`
+ */
 export async function writeReport(
   path: string,
   rows: AsyncIterable<ReportedRow>,
@@ -116,7 +120,17 @@ export async function writeReport(
 ): Promise<void> {
   const { importReport } = await import('../../src/station/import-report.ts');
   await journal.flush();
-  await writeOutputFile(path, inPieces(importReport(rows, journal, wayOut)), { overwrite: true });
+  // Always the same name: what a killed run has left of it is replaced.
+  const draft = `${path}.part`;
+  await rm(draft, { force: true });
+  await writeOutputFile(draft, inPieces(importReport(rows, journal, wayOut)));
+  await rename(draft, path).catch((cause: unknown) => {
+    throw new IotdmError(
+      'usage.output-unwritable',
+      `the report ${path} cannot be written (${systemErrorCode(cause) ?? 'unknown reason'})`,
+      { cause },
+    );
+  });
 }
 
 const PIECE_CHARACTERS = 64 * 1024;

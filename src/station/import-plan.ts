@@ -27,7 +27,7 @@ export interface PlanTotals extends Readonly<Record<PlannedAction, number>> {
   readonly total: number;
   /** HTTP requests, when nothing has to be repeated. */
   readonly requests: number;
-  /** At the rate that was given, to a tenth; null without a rate. */
+  /** At the rate that was given, to a hundredth; null without a rate. */
   readonly minutes: number | null;
 }
 
@@ -105,7 +105,7 @@ export class ImportPlan {
       total: Object.values(counts).reduce((sum, count) => sum + count, 0),
       ...counts,
       requests: writes + reads,
-      minutes: Number.isFinite(ratePerMinute) ? Math.round((operations / ratePerMinute) * 10) / 10 : null,
+      minutes: Number.isFinite(ratePerMinute) ? Math.round((operations / ratePerMinute) * 100) / 100 : null,
     };
   }
 

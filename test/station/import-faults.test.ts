@@ -442,7 +442,11 @@ describe('an import that is killed', () => {
       if (left === undefined && isBulk(request) && ++count === at) left = readFileSync(path);
       if (left !== undefined) throw new IotdmError('interrupted.signal', 'killed');
     };
-    service.intercept = isAfter ? () => strike({ operation: 'find', ids: [] }) : strike;
+    service.intercept = isAfter
+      ? () => {
+          strike({ operation: 'find', ids: [] });
+        }
+      : strike;
     service.interceptAnswer = isAfter ? strike : () => undefined;
     try {
       await run(service, mode, rows, { journal });
