@@ -66,6 +66,7 @@ class AzureService implements ProvisioningService {
   readonly #client: ProvisioningServiceClient;
   readonly #closed = new AbortController();
   readonly #attempts: number;
+  #signed: { readonly expiry: number; readonly token: string } | undefined;
   readonly #clock: () => number;
   readonly #delay: (ms: number, signal: AbortSignal) => Promise<unknown>;
   readonly #random: () => number;
@@ -247,11 +248,14 @@ class AzureService implements ProvisioningService {
     const { host, keyName, key } = this.#credentials;
     const resource = encodeURIComponent(host);
     const expiry = Math.ceil(this.#clock() / 1000) + tokenLifetimeSeconds;
+    // Within one second it would be the same again.
+    if (this.#signed?.expiry === expiry) return this.#signed.token;
     const signature = createHmac('sha256', key.bytes).update(`${resource}\n${expiry}`).digest('base64');
-    return (
+    const token =
       `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}` +
-      `&skn=${encodeURIComponent(keyName)}&se=${expiry}`
-    );
+      `&skn=${encodeURIComponent(keyName)}&se=${expiry}`;
+    this.#signed = { expiry, token };
+    return token;
   }
 }
 

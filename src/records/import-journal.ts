@@ -64,6 +64,8 @@ const readBytes = 256 * 1024;
 /** The longest line is a failure: an id and a message, both bounded. Rows of a request are far shorter. */
 const longestLine = 64 * 1024;
 const rowsOfLine = 1000;
+/** What nobody waits for is written after so long. */
+const idleMs = 20;
 
 /** What has become of the rows: in memory only, or in a file as well. */
 export class ImportJournal {
@@ -326,6 +328,7 @@ class JournalFile {
   #durable = 0;
   #failure: IotdmError | undefined;
   #writing: Promise<void> | undefined;
+  #soon: NodeJS.Timeout | undefined;
   #closed = false;
 
   private constructor(path: string, handle: FileHandle, lock: ProcessLock) {
@@ -405,10 +408,14 @@ class JournalFile {
     return end === -1 ? undefined : bytes.toString('utf8', 0, end);
   }
 
-  /** Has the lines that there are written soon; returns a number to wait for with `durable`. */
+  /** There are lines to write: returns a number to wait for with `durable`, which has them written if need be. */
   request(): number {
     this.#requested += 1;
-    if (this.#failure === undefined) this.#writing ??= this.#writeAll();
+    // Nobody need wait for it; but where requests are far apart it is soon safe.
+    this.#soon ??= setTimeout(() => {
+      this.#soon = undefined;
+      if (this.#durable < this.#requested) void this.durable(this.#requested).catch(() => undefined);
+    }, idleMs).unref();
     return this.#requested;
   }
 
@@ -418,13 +425,14 @@ class JournalFile {
    */
   async durable(number?: number): Promise<void> {
     const wanted = number ?? this.request();
-    while (this.#durable < wanted && this.#failure === undefined) await this.#writing;
+    while (this.#durable < wanted && this.#failure === undefined) await (this.#writing ??= this.#writeAll());
     if (this.#failure !== undefined) throw this.#failure;
   }
 
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#soon);
     try {
       await this.durable().catch(() => undefined);
       await this.#handle.close();
@@ -437,15 +445,13 @@ class JournalFile {
     try {
       // What comes within the same turn goes together.
       await Promise.resolve();
-      while (this.#durable < this.#requested) {
-        const taken = this.#requested;
-        const bytes = this.takeLines(this.#end);
-        if (bytes.length > 0) {
-          await this.#write(bytes);
-          await this.#handle.datasync();
-        }
-        this.#durable = taken;
+      const taken = this.#requested;
+      const bytes = this.takeLines(this.#end);
+      if (bytes.length > 0) {
+        await this.#write(bytes);
+        if (!isWrittenThrough) await this.#handle.datasync();
       }
+      this.#durable = taken;
     } catch (cause) {
       this.#failure = unwritable(this.path, cause) as IotdmError;
       // Half a line in the midst could never be read again.
@@ -472,12 +478,18 @@ class JournalFile {
   }
 }
 
+const { O_RDWR, O_CREAT, O_EXCL } = constants;
+const synchronous = (constants as Partial<typeof constants>).O_DSYNC;
+/** Where the system can, what is written is on disk when the write returns (open(2), O_DSYNC). */
+const isWrittenThrough = synchronous !== undefined;
+
 async function openOrMake(path: string): Promise<FileHandle> {
+  const flags = O_RDWR | (synchronous ?? 0);
   try {
-    return await open(path, 'r+');
+    return await open(path, flags);
   } catch (error) {
     if (systemErrorCode(error) !== 'ENOENT') throw error;
-    return open(path, 'wx+', 0o600);
+    return open(path, flags | O_CREAT | O_EXCL, 0o600);
   }
 }
 
