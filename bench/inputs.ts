@@ -14,6 +14,14 @@ export async function writeKeyRows(path: string, rows: number): Promise<void> {
   });
 }
 
+/** What every client can read: `registrationId`, `endorsementKey` and `deviceId`. */
+export async function writeEnrollmentRows(path: string, rows: number): Promise<void> {
+  await writeRows(path, 'registrationId,endorsementKey,deviceId', rows, (number) => {
+    const key = Buffer.concat([EK_PUBLIC_PREFIX, randomModulus()]).toString('base64');
+    return `press-${String(number).padStart(7, '0')},${key},pump-${number}`;
+  });
+}
+
 /** A vendor's delivery list: `serialNumber` and `ekCertificate`, base64 of the DER. */
 export async function writeCertificateRows(path: string, rows: number): Promise<void> {
   await writeRows(path, 'serialNumber,ekCertificate', rows, (number) => {

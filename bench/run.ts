@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startSimulator, stopSimulator } from '../src/tpm/simulator.ts';
 import { writeCertificateRows, writeKeyRows } from './inputs.ts';
+import { measureOnline } from './online.ts';
 import { measure, type Measurement, type Program, type Rounds } from './measure.ts';
 
 const path = (name: string): string => fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -68,6 +69,17 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
     const certificates = join(dir, 'certificates.csv');
     await writeCertificateRows(certificates, CERTIFICATE_ROWS);
     await showImport("Checking an import: a vendor's EK certificates", certificates, CERTIFICATE_ROWS);
+  },
+
+  'import-online': async (dir) => {
+    // A hundred thousand, unless BENCH_ROWS says otherwise.
+    for (const line of await measureOnline(
+      dir,
+      Number(process.env['BENCH_ROWS'] ?? KEY_ROWS),
+      interrupt.signal,
+    )) {
+      console.log(line);
+    }
   },
 };
 

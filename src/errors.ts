@@ -19,6 +19,7 @@ export const errorCodes = [
   'input.rows',
   'input.locked',
   'input.recovery-damaged',
+  'input.journal',
   'input.key-unsuitable',
   'input.private-key',
   'tpm-unavailable.not-found',

@@ -1,6 +1,7 @@
-/** A lock that one process holds, as a file in a state directory, and that ends with the process however it ends. */
+/** A lock that one process holds, as a file in a directory, and that ends with the process however it ends. */
 
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { IotdmError, systemErrorCode } from './errors.ts';
 import { draftName, readState } from './state-directory.ts';
@@ -34,7 +35,12 @@ export function takeProcessLock(
   const lock = join(dir, name);
   if (held.has(lock)) return { pid: process.pid, notes };
   const draft = join(dir, draftName(name));
-  const content = JSON.stringify({ pid: process.pid, started: startOf(process.pid), ...notes });
+  const content = JSON.stringify({
+    pid: process.pid,
+    started: startOf(process.pid),
+    machine: hostname(),
+    ...notes,
+  });
   try {
     writeFileSync(draft, content, { flag: 'wx', mode: 0o600 });
     // Linked in its final form, so that nobody ever reads an empty lock.
@@ -105,8 +111,11 @@ function livingHolder(text: string): Holder | undefined {
   }
   if (typeof parsed !== 'object' || parsed === null) return undefined;
   const notes = parsed as Readonly<Record<string, unknown>>;
-  const { pid, started } = notes;
-  if (typeof pid !== 'number' || !Number.isSafeInteger(pid) || pid <= 0 || !isAlive(pid)) return undefined;
+  const { pid, started, machine } = notes;
+  if (typeof pid !== 'number' || !Number.isSafeInteger(pid) || pid <= 0) return undefined;
+  // Of a process on another machine, in a directory that both see, nothing can be known from here.
+  if (typeof machine === 'string' && machine !== hostname()) return { pid, notes };
+  if (!isAlive(pid)) return undefined;
   // The same number may have gone to another process since, in a restarted container to this very one.
   const now = startOf(pid);
   return typeof started === 'string' && now !== null && now !== started ? undefined : { pid, notes };

@@ -57,10 +57,14 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'usage.output-unwritable': {
     meaning: 'the output file cannot be written',
     cause: 'the folder is missing or not writable, or the disk is full',
-    fix: ({ command, details }) =>
-      typeof details['stateDirectory'] === 'string'
-        ? `choose another directory with ${stateDirectoryOption(command)}, or mend the permissions of this one`
-        : 'check the name, the permissions of the folder and the free space',
+    fix: ({ command, details }) => {
+      if (typeof details['stateDirectory'] === 'string') {
+        return `choose another directory with ${stateDirectoryOption(command)}, or mend the permissions of this one`;
+      }
+      return 'journal' in details
+        ? 'check the folder and the free space, keep the journal elsewhere with --journal FILE, or keep none with --no-journal'
+        : 'check the name, the permissions of the folder and the free space';
+    },
   },
   'usage.unsupported': {
     meaning: 'what was asked for does not exist here',
@@ -87,7 +91,19 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'input.locked': {
     meaning: 'another process holds the lock of the file',
     cause: 'two stations write to one manifest, and the other one takes long or hangs',
-    fix: 'another iotdm is writing to it: wait for it to end and run the command again',
+    fix: ({ details }) =>
+      typeof details['lock'] === 'string'
+        ? `wait for it to end and run the command again; if it was on another machine that is gone, delete ${details['lock']}`
+        : 'another iotdm is writing to it: wait for it to end and run the command again',
+  },
+  'input.journal': {
+    meaning: 'the journal is not that of this import; nothing was sent, and it was left as it is',
+    cause:
+      'the input was mended or the mode is another since the journal was begun, or the name is that of another file',
+    fix: ({ details }) =>
+      details['isJournal'] === false
+        ? 'give another file with --journal FILE'
+        : 'finish that import first, or begin this one with --restart, or keep its journal elsewhere with --journal FILE',
   },
   'input.recovery-damaged': {
     meaning: 'the record of a change to a slot that was interrupted is damaged; nothing was touched',
@@ -328,7 +344,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'network.unreachable': {
     meaning: 'the host cannot be reached',
     cause: 'a mistyped name, no network, or a network that is left through a proxy only',
-    fix: 'check the host name, the network and whether a proxy is needed',
+    fix: ({ details }) =>
+      goingOn(details) ?? 'check the host name, the network and whether a proxy is needed',
   },
   'network.tls': {
     meaning: 'no secure connection could be made',
@@ -339,22 +356,26 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'network.timeout': {
     meaning: 'the service did not answer in time',
     cause: 'a slow or broken network',
-    fix: 'check the network and run the same command again; --timeout gives it longer',
+    fix: ({ details }) =>
+      goingOn(details) ?? 'check the network and run the same command again; --timeout gives it longer',
   },
   'network.throttled': {
     meaning: 'the service asked to send less, longer than the retries lasted',
     cause: 'several tools or lines share the limit of one service',
-    fix: 'the service is busy: run the same command again in a minute',
+    fix: ({ details }) => goingOn(details) ?? 'the service is busy: run the same command again in a minute',
   },
   'network.unavailable': {
     meaning: 'the service is not available, or the connection was cut',
     cause: 'trouble at the service, or a network that fails now and then',
-    fix: 'run the same command again later',
+    fix: ({ details }) => goingOn(details) ?? 'run the same command again later',
   },
   'partial.rows-failed': {
     meaning: 'the batch is finished, and some of its rows failed',
     cause: 'named for each row',
-    fix: 'mend the rows named above and run the same command again: rows that are done are left alone',
+    fix: ({ details }) =>
+      'journal' in details
+        ? 'run the same command again to try these rows once more, or mend them in the file and add --restart: what is enrolled as the file says is left alone'
+        : 'mend the rows named above and run the same command again: rows that are done are left alone',
   },
   'verify.slot': {
     meaning: 'the slot does not sign as the key that was to be written would',
@@ -387,7 +408,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'interrupted.signal': {
     meaning: 'the command was stopped by the user or the system',
     cause: 'Ctrl-C or SIGTERM',
-    fix: 'run the same command again to finish',
+    fix: ({ details }) =>
+      typeof details['journal'] === 'string'
+        ? `run the same command again: it goes on where it stopped, by ${details['journal']}`
+        : 'run the same command again to finish',
   },
 };
 
@@ -399,4 +423,11 @@ function stateDirectoryOption(command: string): string {
 
 function slotIn(details: Readonly<Record<string, unknown>>): string {
   return typeof details['slot'] === 'number' ? String(details['slot']) : 'N';
+}
+
+/** Of a batch that had got somewhere before the network failed. */
+function goingOn(details: Readonly<Record<string, unknown>>): string | undefined {
+  return typeof details['journal'] === 'string'
+    ? `run the same command again later: it goes on where it stopped, by ${details['journal']}`
+    : undefined;
 }

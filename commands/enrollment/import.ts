@@ -1,30 +1,36 @@
-import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
-import type { ImportMode, ImportSummary } from '../../src/station/import.ts';
-import type { InputFormat } from '../../src/station/enrollment-input.ts';
+import type { RowFailure } from '../../src/records/import-journal.ts';
+import type { EnrollmentRow, InputSource } from '../../src/station/enrollment-input.ts';
+import type { ReportedRow } from '../../src/station/import-report.ts';
+import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
+import { withCheckedInput } from '../shared/enrollment-options.ts';
 import {
-  ignoreUnknownColumnsOption,
-  inputFormats,
-  withCheckedInput,
-  type InputFileOptions,
-} from '../shared/enrollment-options.ts';
+  importLimits,
+  importOptions,
+  type ImportLimits,
+  type ImportOptions,
+} from '../shared/import-options.ts';
+import {
+  checkReportPath,
+  journalPath,
+  orPartial,
+  withJournal,
+  writeReport,
+} from '../shared/import-outcome.ts';
+import { ProgressReport } from '../shared/import-progress.ts';
 import { count, table, type Verb } from '../shared/verb.ts';
-
-export interface ImportOptions extends InputFileOptions {
-  readonly mode: ImportMode;
-  readonly concurrency: string;
-  readonly format?: InputFormat;
-}
 
 export interface ImportDryRun {
   readonly total: number;
   readonly dryRun: true;
 }
 
-const MAX_CONCURRENCY = 64;
+const LISTED_FAILURES = 100;
+/** Who interrupts waits so long for the answers that are on their way, so that the fate of no row stays unknown. */
+const GRACE_MS = 2000;
 
-export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | ImportDryRun> = {
+export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | ImportDryRun | undefined> = {
   name: 'import',
   arguments: [
     ['<file...>', 'CSV, NDJSON (a manifest of harvest), JSON, or the output of Limpet; - reads stdin'],
@@ -32,60 +38,40 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
   summary: 'enroll the devices in a file',
   description:
     'Enrolls every device in one or more files. All rows are checked before the first request is sent: with one bad ' +
-    'row nothing is sent. Safe to repeat: devices that are enrolled as the file says are left alone. A device id or ' +
-    'registration id that is enrolled with another endorsement key is never overwritten.\n\n' +
+    'row nothing is sent. Safe to repeat: devices that are enrolled as the file says are left alone, and fields that a ' +
+    'row does not name stay as they are. A device id or registration id that is enrolled with another endorsement key ' +
+    'is never overwritten.\n\n' +
+    'A journal keeps what has become of each row. Run again with the same input, the import goes on where it stopped, ' +
+    'whatever ended it, and tries failed rows once more. With credentials, --dry-run compares every row with the ' +
+    'service and says what would be done.\n\n' +
     'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, provisioningStatus, allocationPolicy, iotEdge, ' +
     'reprovision (migrate, reset, never), tags.*, desired.*, serialNumber.',
   examples: [
     'iotdm enrollment import devices.csv',
     'iotdm enrollment import shift-1.ndjson shift-2.ndjson --json',
     'iotdm enrollment import devices.csv --dry-run',
-    'produce-rows | iotdm enrollment import - --format ndjson',
+    'iotdm enrollment import devices.csv --rate 200 --report outcome.csv',
+    'produce-rows | iotdm enrollment import - --format ndjson --journal rows.journal',
   ],
   seeAlso: ['iotdm harvest', 'iotdm enrollment export', 'iotdm enrollment list'],
   settings: ['service', 'timeout', 'confirm', 'dry-run'],
-  options: [
-    new Option('--mode <mode>', 'what to do with each row')
-      .choices(['upsert', 'create', 'update', 'delete'] satisfies ImportMode[])
-      .default('upsert'),
-    new Option('--format <format>', 'of the files, where their names do not tell').choices(inputFormats),
-    new Option('--concurrency <n>', 'requests under way at once').default('4'),
-    ignoreUnknownColumnsOption(),
-  ],
+  options: importOptions,
   async run(context, [files], options) {
-    const concurrency = parseConcurrency(options.concurrency);
+    const limits = importLimits(options);
     return withCheckedInput(context, files, options.format, options, async (sources, total) => {
-      if (context.settings.dryRun) return { total, dryRun: true };
-      const [{ importEnrollments }, { readCheckedRows }, service] = await Promise.all([
-        import('../../src/station/import.ts'),
-        import('../../src/station/enrollment-input.ts'),
-        context.openService(),
-      ]);
-      if (options.mode === 'delete') {
-        await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
-      }
-      const progress = await context.console.progress(context.console.bar(0, total));
-      try {
-        const summary = await importEnrollments({
-          rows: readCheckedRows(sources, options),
-          service,
-          mode: options.mode,
-          concurrency,
-          signal: context.host.signal,
-          onProgress: ({ done, failed }) => {
-            progress.update(`${context.console.bar(done, total)}${failed > 0 ? `, ${failed} failed` : ''}`);
-          },
-        });
-        return await orPartial(context, summary);
-      } finally {
-        progress.done();
-      }
+      if (!context.settings.dryRun) return runImport(context, files, sources, total, options, limits);
+      if (!context.hasServiceCredentials) return { total, dryRun: true };
+      await compareOnly(context, sources, total, options, limits);
+      return undefined;
     });
   },
-  describe(result, { console: { style } }) {
+  describe(result, { console: { style } }, { report }) {
+    if (result === undefined) return '';
     if ('dryRun' in result)
       return `${count(result.total, 'row')} checked, no fault found; nothing was sent.\n`;
-    const { total, created, updated, unchanged, deleted, skipped, requests, elapsedMs } = result;
+    const { total, created, updated, unchanged, deleted, skipped, requests, throttled, elapsedMs, journal } =
+      result;
+    const duration = elapsedMs < 1000 ? `${elapsedMs} ms` : `${(elapsedMs / 1000).toFixed(1)} s`;
     return (
       `${style.green('✔')} ${count(total, 'row')} done.\n` +
       table([
@@ -94,35 +80,109 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
         ['Unchanged', String(unchanged)],
         ['Deleted', String(deleted)],
         ['Skipped', String(skipped)],
-        [
-          'Requests',
-          `${requests} in ${elapsedMs < 1000 ? `${elapsedMs} ms` : `${(elapsedMs / 1000).toFixed(1)} s`}`,
-        ],
+        ['Requests', `${requests} in ${duration}${throttled > 0 ? `, ${throttled} throttled` : ''}`],
+        ...(journal === null ? [] : [['Journal', journal] as const]),
+        ...(report === undefined ? [] : [['Report', report] as const]),
       ])
     );
   },
 };
 
-/** A batch with failed rows ends in an error that carries the whole summary; for scripts it is on stdout as well. */
-async function orPartial(context: Context, summary: ImportSummary): Promise<ImportSummary> {
-  if (summary.failed === 0) return summary;
-  if (context.settings.json) {
-    await context.print(`${JSON.stringify(summary, null, 2)}\n`);
-  } else {
-    for (const { line, registrationId, message } of summary.failures) {
-      context.host.stderr.write(`line ${line}: ${registrationId}: ${message}\n`);
+async function runImport(
+  context: Context,
+  files: readonly string[],
+  sources: readonly InputSource[],
+  total: number,
+  options: ImportOptions,
+  limits: ImportLimits,
+): Promise<ImportSummary> {
+  const { mode, bulkCost, force = false, report } = options;
+  if (report !== undefined) await checkReportPath(report);
+  const [{ importEnrollments }, { Governor }, { inputDigest }, { readCheckedRows }, service] =
+    await Promise.all([
+      import('../../src/station/import.ts'),
+      import('../../src/dps/governor.ts'),
+      import('../../src/station/input-digest.ts'),
+      import('../../src/station/enrollment-input.ts'),
+      context.openService({ attempts: 1, graceMs: GRACE_MS }),
+    ]);
+  if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
+
+  async function* rows(): AsyncGenerator<ReportedRow, void> {
+    for (const source of sources) {
+      for await (const row of readCheckedRows([source], options)) yield { ...row, file: source.name };
     }
   }
-  const { total, created, updated, unchanged, deleted, failed, skipped } = summary;
-  throw new IotdmError('partial.rows-failed', `${failed} of ${total} rows failed`, {
-    details: { total, created, updated, unchanged, deleted, failed, skipped },
+  const input = await inputDigest(sources);
+  const identity = { input, rows: total, mode, host: service.host.toLowerCase() };
+  return withJournal(journalPath(files, options), identity, options, async (journal) => {
+    const listed: RowFailure[] = [];
+    const progress = await ProgressReport.start(context.console, total);
+    let summary: ImportSummary;
+    try {
+      summary = await importEnrollments({
+        rows,
+        total,
+        service,
+        mode,
+        force,
+        bulkCost,
+        journal,
+        concurrency: limits.concurrency,
+        giveUpAfterMs: limits.giveUpAfterMs,
+        governor: new Governor({ ratePerMinute: limits.ratePerMinute }),
+        signal: context.host.signal,
+        onProgress: (now) => {
+          progress.update(now);
+        },
+        onFailure: (failure) => {
+          if (listed.length < LISTED_FAILURES) listed.push(failure);
+        },
+      });
+    } catch (error) {
+      const isOver = !(error instanceof IotdmError) || !error.code.startsWith('network.');
+      // What has become of the rows so far is worth knowing when it goes on another day.
+      if (!isOver && report !== undefined) await writeReport(report, rows(), journal);
+      throw error;
+    } finally {
+      progress.done();
+    }
+    if (report !== undefined) await writeReport(report, rows(), journal);
+    const failures = listed.map((failure) => ({ ...failure, place: placeOf(failure, sources) }));
+    return orPartial(context, summary, failures, report);
   });
 }
 
-function parseConcurrency(text: string): number {
-  const number = Number(text);
-  if (!/^[0-9]+$/.test(text) || number < 1 || number > MAX_CONCURRENCY) {
-    throw new IotdmError('usage.invalid', `--concurrency takes a number from 1 to ${MAX_CONCURRENCY}`);
-  }
-  return number;
+function placeOf({ file, line }: RowFailure, sources: readonly InputSource[]): string {
+  return sources.length === 1 || file === undefined ? `line ${line}` : `${file}:${line}`;
+}
+
+/** The dry run with credentials. */
+async function compareOnly(
+  context: Context,
+  sources: readonly InputSource[],
+  total: number,
+  { mode, bulkCost, force = false, ...input }: ImportOptions,
+  limits: ImportLimits,
+): Promise<void> {
+  const [{ ImportPlan }, { Requests }, { Governor }, { readCheckedRows }, { printPlan }, service] =
+    await Promise.all([
+      import('../../src/station/import-plan.ts'),
+      import('../../src/station/import-requests.ts'),
+      import('../../src/dps/governor.ts'),
+      import('../../src/station/enrollment-input.ts'),
+      import('../shared/import-plan.ts'),
+      context.openService({ attempts: 1 }),
+    ]);
+  const requests = new Requests({
+    service,
+    governor: new Governor({ ratePerMinute: limits.ratePerMinute }),
+    concurrency: limits.concurrency,
+    bulkCost,
+    giveUpAfterMs: limits.giveUpAfterMs,
+    signal: context.host.signal,
+  });
+  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input);
+  const plan = new ImportPlan({ ...limits, rows, total, mode, force, bulkCost, requests });
+  await printPlan(context, plan, mode);
 }

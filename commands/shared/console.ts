@@ -47,6 +47,12 @@ export class Console {
     return this.#streams.stdin.isTTY === true && this.#streams.stderr.isTTY === true;
   }
 
+  /** Whether `progress` draws anything. A terminal that does not know its width, as serial consoles do not, says 0. */
+  get drawsProgress(): boolean {
+    const { isTTY, columns } = this.#streams.stderr;
+    return isTTY === true && columns !== 0 && !this.#options.quiet;
+  }
+
   /** Something worth knowing; not with `--quiet`. */
   note(text: string): void {
     if (!this.#options.quiet) this.#line(`iotdm: ${text}`);
@@ -77,9 +83,8 @@ export class Console {
 
   /** A spinner where stderr is a terminal, nothing elsewhere. */
   async progress(text: string): Promise<Progress> {
-    // A terminal that does not know its width, as serial consoles do not, says 0: ora would clear lines for ever.
-    const { isTTY, columns } = this.#streams.stderr;
-    if (isTTY !== true || columns === 0 || this.#options.quiet) {
+    // Without a width ora would clear lines for ever.
+    if (!this.drawsProgress) {
       return { update: () => undefined, done: () => undefined };
     }
     const { default: ora } = await import('ora');

@@ -48,6 +48,13 @@ export interface Slots {
 /** A connection string or an authorization value is far shorter. */
 const SECRET_LIMIT_BYTES = 65536;
 
+export interface ServiceOptions {
+  /** How often a request is sent that the service refuses for its load; 1 for whoever repeats by itself. */
+  readonly attempts?: number;
+  /** How long an interruption leaves requests under way to finish; not at all when absent. */
+  readonly graceMs?: number;
+}
+
 export class Context {
   readonly host: Host;
   readonly settings: Settings;
@@ -133,9 +140,16 @@ export class Context {
     });
   }
 
+  /** Whether there is anything to open the service with. */
+  get hasServiceCredentials(): boolean {
+    const { dpsConnectionStringFile } = this.settings;
+    const value = this.host.environment[secretVariables.dpsConnectionString] ?? '';
+    return dpsConnectionStringFile !== undefined || value !== '';
+  }
+
   /** Prepares the client of the Device Provisioning Service; the first request connects. */
-  async openService(): Promise<ProvisioningService> {
-    this.#service ??= await this.#connectService();
+  async openService(options: ServiceOptions = {}): Promise<ProvisioningService> {
+    this.#service ??= await this.#connectService(options);
     return this.#service;
   }
 
@@ -320,7 +334,7 @@ export class Context {
     };
   }
 
-  async #connectService(): Promise<ProvisioningService> {
+  async #connectService({ attempts, graceMs }: ServiceOptions): Promise<ProvisioningService> {
     const secret = await this.readSecret(
       this.settings.dpsConnectionStringFile,
       secretVariables.dpsConnectionString,
@@ -342,6 +356,7 @@ export class Context {
       ...(ca === undefined ? {} : { ca: await this.#readCertificates(ca) }),
       timeoutMs: (timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000,
       userAgent: this.host.tool,
+      ...(attempts === undefined ? {} : { attempts }),
       onRequest: ({ method, path, status, elapsedMs, error }) => {
         const answer = status === undefined ? (error ?? 'no answer') : String(status);
         this.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
@@ -349,7 +364,11 @@ export class Context {
     });
     if (this.host.signal.aborted) service.close();
     this.host.signal.addEventListener('abort', () => {
-      service.close();
+      if (graceMs === undefined) service.close();
+      else
+        setTimeout(() => {
+          service.close();
+        }, graceMs).unref();
     });
     return service;
   }

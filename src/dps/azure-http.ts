@@ -136,7 +136,7 @@ export class AzureHttp extends httpBase.Http {
     request.on('error', fail);
     // Comes last always; before it, an answer or an error should have come.
     request.on('close', () => {
-      fail(new IotdmError('network.unavailable', `the connection to ${hostText} was closed`));
+      if (!settled) fail(new IotdmError('network.unavailable', `the connection to ${hostText} was closed`));
     });
     request.on('response', (response) => {
       this.#receive(response, settle, fail);

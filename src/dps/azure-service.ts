@@ -34,6 +34,8 @@ export interface AzureServiceOptions {
   /** Connections at a time; 16 when absent. */
   readonly maxSockets?: number;
   readonly userAgent: string;
+  /** How often a request is sent that is answered with 429 or 503; 5 when absent, 1 for a caller that sees to it itself. */
+  readonly attempts?: number;
   /** Called once for each HTTP request, when its outcome is known. */
   readonly onRequest?: (trace: HttpTrace) => void;
   /** Milliseconds since 1970: dates tokens and reads `retry-after`. */
@@ -43,7 +45,7 @@ export interface AzureServiceOptions {
   readonly random?: () => number;
 }
 
-const attempts = 5;
+const defaultAttempts = 5;
 const retriedStatuses: readonly unknown[] = [429, 503];
 const tokenLifetimeSeconds = 3600;
 const largestPage = 1000;
@@ -63,6 +65,8 @@ class AzureService implements ProvisioningService {
   readonly #rest: RestApiClient;
   readonly #client: ProvisioningServiceClient;
   readonly #closed = new AbortController();
+  readonly #attempts: number;
+  #signed: { readonly expiry: number; readonly token: string } | undefined;
   readonly #clock: () => number;
   readonly #delay: (ms: number, signal: AbortSignal) => Promise<unknown>;
   readonly #random: () => number;
@@ -70,6 +74,7 @@ class AzureService implements ProvisioningService {
   constructor(options: AzureServiceOptions) {
     this.host = options.host ?? options.credentials.host;
     this.#credentials = options.credentials;
+    this.#attempts = options.attempts ?? defaultAttempts;
     this.#clock = options.clock ?? Date.now;
     this.#delay = options.delay ?? ((ms, signal) => wait(ms, undefined, { signal }));
     this.#random = options.random ?? Math.random;
@@ -140,9 +145,11 @@ class AzureService implements ProvisioningService {
     let token: string | undefined;
     do {
       const before = token;
-      const answer = await this.#call(undefined, (done) => {
+      // A page that fails ends the whole list, so whoever reads one cannot see to it.
+      const next = (done: Done): void => {
         query.next(done);
-      });
+      };
+      const answer = await this.#call(undefined, next, defaultAttempts);
       yield this.#read(() => enrollmentPage(answer));
       // An empty token, which the client would go on with, is none.
       token = query.continuationToken || undefined;
@@ -186,11 +193,12 @@ class AzureService implements ProvisioningService {
     this.#http.close(error);
   }
 
-  /**
-   * One call with its repetitions, and the place where a governor of the request rate belongs. Only 429 and 503 are
-   * repeated: they say that the request was not taken up.
-   */
-  async #call(registrationId: string | undefined, start: (done: Done) => void): Promise<unknown> {
+  /** One call with its repetitions. Only 429 and 503 are repeated: they say that the request was not taken up. */
+  async #call(
+    registrationId: string | undefined,
+    start: (done: Done) => void,
+    attempts = this.#attempts,
+  ): Promise<unknown> {
     for (let attempt = 1; ; attempt += 1) {
       if (this.#closed.signal.aborted) throw interrupted();
       this.#rest.updateSharedAccessSignature(this.#token());
@@ -240,11 +248,14 @@ class AzureService implements ProvisioningService {
     const { host, keyName, key } = this.#credentials;
     const resource = encodeURIComponent(host);
     const expiry = Math.ceil(this.#clock() / 1000) + tokenLifetimeSeconds;
+    // Within one second it would be the same again.
+    if (this.#signed?.expiry === expiry) return this.#signed.token;
     const signature = createHmac('sha256', key.bytes).update(`${resource}\n${expiry}`).digest('base64');
-    return (
+    const token =
       `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}` +
-      `&skn=${encodeURIComponent(keyName)}&se=${expiry}`
-    );
+      `&skn=${encodeURIComponent(keyName)}&se=${expiry}`;
+    this.#signed = { expiry, token };
+    return token;
   }
 }
 

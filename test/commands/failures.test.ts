@@ -368,9 +368,10 @@ describe('the service refuses', () => {
     assert.equal(shown.code, 'partial.rows-failed');
     assert.equal(shown.message, '1 of 2 rows failed');
     assert.match(shown.text, /^line 2: held: holds another endorsement key$/m);
-    const result = JSON.parse(shown.result) as { failed: number; unchanged: number; failures: unknown[] };
+    assert.match(shown.text, /^ {2}→ look at it with: iotdm enrollment show held$/m);
+    const result = JSON.parse(shown.result) as { failed: number; skipped: number; failures: unknown[] };
     assert.equal(result.failed, 1);
-    assert.equal(result.unchanged, 1);
+    assert.equal(result.skipped, 1, 'the second run leaves alone what the first has done');
     assert.deepEqual(result.failures, [
       { line: 2, registrationId: 'held', code: 'service.conflict', message: 'holds another endorsement key' },
     ]);

@@ -83,7 +83,7 @@ function csv(badRow = -1): string {
 
 async function importing(file: string, more: readonly string[] = [], stdin = ''): Promise<Summary> {
   const { code, stdout, stderr } = await iotdm(
-    ['enrollment', 'import', file, '--json', ...service.options, ...more],
+    ['enrollment', 'import', file, '--json', '--rate', '0', '--no-journal', ...service.options, ...more],
     { cwd: dir, stdin },
   );
   assert.equal(code, 0, stderr);
@@ -318,9 +318,20 @@ describe('other input', () => {
       `registrationId,endorsementKey,deviceId\nm-1,${syntheticEndorsementKey(6001)},a\nm-2,${syntheticEndorsementKey(6002)},b\n`,
     );
     const mode = (name: string, ...more: string[]): Promise<Outcome> =>
-      iotdm(['enrollment', 'import', 'two.csv', '--mode', name, '--json', ...service.options, ...more], {
-        cwd: dir,
-      });
+      iotdm(
+        [
+          'enrollment',
+          'import',
+          'two.csv',
+          '--mode',
+          name,
+          '--json',
+          '--no-journal',
+          ...service.options,
+          ...more,
+        ],
+        { cwd: dir },
+      );
     assert.equal((await mode('update')).code, 8, 'nothing to update');
     assert.equal((await mode('create')).code, 0);
     assert.equal((await mode('create')).code, 8, 'there already');

@@ -157,7 +157,8 @@ describe('the progress of an import', () => {
       (_, number) => `${name}-${number},${syntheticEndorsementKey(number)}\n`,
     );
     writeFileSync(join(dir, `${name}.csv`), `registrationId,endorsementKey\n${rows.join('')}`);
-    return atTerminal(['enrollment', 'import', `${name}.csv`, ...service.options, ...more], undefined, env);
+    const args = ['enrollment', 'import', `${name}.csv`, '--rate', 'unlimited', ...service.options, ...more];
+    return atTerminal(args, undefined, env);
   };
 
   it('is a bar that grows and goes, and gives the cursor back', async () => {

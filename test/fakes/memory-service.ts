@@ -16,6 +16,8 @@ export class MemoryService implements ProvisioningService {
   readonly log: ServiceRequest[] = [];
   /** Runs before each request, which fails with what it throws. */
   intercept: (request: ServiceRequest) => void | Promise<void> = () => undefined;
+  /** Runs after each request has taken effect; when it throws, that is all the caller hears. */
+  interceptAnswer: (request: ServiceRequest) => void | Promise<void> = () => undefined;
 
   readonly #stored = new Map<string, StoredEnrollment>();
   #version = 0;
@@ -32,8 +34,10 @@ export class MemoryService implements ProvisioningService {
   }
 
   async find(registrationId: string): Promise<StoredEnrollment | undefined> {
-    await this.#request('find', [{ registrationId }]);
-    return structuredClone(this.#stored.get(registrationId.toLowerCase()));
+    const request = await this.#request('find', [{ registrationId }]);
+    const stored = structuredClone(this.#stored.get(registrationId.toLowerCase()));
+    await this.interceptAnswer(request);
+    return stored;
   }
 
   async delete(registrationId: string, etag?: string): Promise<void> {
@@ -54,7 +58,7 @@ export class MemoryService implements ProvisioningService {
   }
 
   async bulk(mode: BulkMode, enrollments: readonly Enrollment[]): Promise<BulkResult> {
-    await this.#request(`bulk ${mode}`, enrollments);
+    const request = await this.#request(`bulk ${mode}`, enrollments);
     const errors: BulkFailure[] = [];
     for (const enrollment of enrollments) {
       try {
@@ -65,7 +69,13 @@ export class MemoryService implements ProvisioningService {
         errors.push({ registrationId: enrollment.registrationId, errorCode, errorStatus: error.message });
       }
     }
+    await this.interceptAnswer(request);
     return { isSuccessful: errors.length === 0, errors };
+  }
+
+  /** Everything that is enrolled, by id. */
+  get all(): ReadonlyMap<string, StoredEnrollment> {
+    return this.#stored;
   }
 
   close(): void {
@@ -77,13 +87,14 @@ export class MemoryService implements ProvisioningService {
   async #request(
     operation: ServiceRequest['operation'],
     enrollments: readonly { readonly registrationId: string }[],
-  ): Promise<void> {
+  ): Promise<ServiceRequest> {
     this.requests += 1;
     const request = { operation, ids: enrollments.map(({ registrationId }) => registrationId) };
     this.log.push(request);
     // An answer never comes within the same turn.
     await new Promise((resolve) => setImmediate(resolve));
     await this.intercept(request);
+    return request;
   }
 
   #apply(mode: BulkMode, enrollment: Enrollment): StoredEnrollment {

@@ -9,7 +9,7 @@ import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { RecoveryFiles } from '../../src/slot/recovery-files.ts';
 import type { SlotAccess } from '../../src/slot/slots.ts';
-import type { Knobs } from '../../src/emulator/knobs.ts';
+import type { EmulatorOptions } from '../../src/emulator/emulator.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { startSimulator, stopSimulator } from '../../src/tpm/simulator.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
@@ -111,8 +111,11 @@ export interface EmulatedService {
   readonly requests: readonly string[];
 }
 
+/** What makes it misbehave, and who watches its answers. */
+export type EmulatorKnobs = Omit<EmulatorOptions, 'dir' | 'port'>;
+
 /** A fresh provisioning service on loopback. It lives in this process: nothing may block while it is in use. */
-export async function emulator(lifetime: Lifetime, knobs: Knobs = {}): Promise<EmulatedService> {
+export async function emulator(lifetime: Lifetime, knobs: EmulatorKnobs = {}): Promise<EmulatedService> {
   const dir = await mkdtemp(join(tmpdir(), 'iotdm-dps-'));
   // Loaded on demand: most tests need no service, and its certificates come with a large library.
   const { startEmulator } = await import('../../src/emulator/emulator.ts');
@@ -120,8 +123,9 @@ export async function emulator(lifetime: Lifetime, knobs: Knobs = {}): Promise<E
   const running = await startEmulator({
     ...knobs,
     dir,
-    onRequest: ({ method, path }) => {
-      requests.push(`${method} ${path}`);
+    onRequest: (answered) => {
+      requests.push(`${answered.method} ${answered.path}`);
+      knobs.onRequest?.(answered);
     },
   });
   lifetime.after(async () => {

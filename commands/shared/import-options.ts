@@ -1,0 +1,101 @@
+/** The options of an import as they are typed, and as numbers. */
+import { Option } from 'commander';
+import { IotdmError } from '../../src/errors.ts';
+import { importModes, type BulkCost, type ImportMode } from '../../src/station/import.ts';
+import { ignoreUnknownColumnsOption, inputFormats, type InputFileOptions } from './enrollment-options.ts';
+import type { InputFormat } from '../../src/station/enrollment-input.ts';
+
+export interface ImportOptions extends InputFileOptions {
+  readonly mode: ImportMode;
+  readonly concurrency: string;
+  readonly format?: InputFormat;
+  readonly rate: string;
+  readonly bulkCost: BulkCost;
+  readonly giveUpAfter: string;
+  /** False with `--no-journal`. */
+  readonly journal?: string | false;
+  readonly restart?: boolean;
+  readonly report?: string;
+  readonly force?: boolean;
+}
+
+const MAX_CONCURRENCY = 64;
+const MAX_RATE = 10_000_000;
+const MAX_WAIT_S = 7 * 86_400;
+
+export const importOptions: readonly Option[] = [
+  new Option('--mode <mode>', 'what to do with each row').choices([...importModes]).default('upsert'),
+  new Option('--format <format>', 'of the files, where their names do not tell').choices(inputFormats),
+  new Option(
+    '--rate <n>',
+    'operations a minute at most (100/s: a second); 0 or unlimited for no limit',
+  ).default('1000'),
+  new Option('--bulk-cost <unit>', 'what a bulk request counts as')
+    .choices(['request', 'enrollment'] satisfies BulkCost[])
+    .default('enrollment'),
+  new Option('--concurrency <n>', 'requests under way at once').default('4'),
+  new Option(
+    '--give-up-after <time>',
+    'end when nothing has got through for so long: seconds, or such as 10m or 2h',
+  ).default('10m'),
+  new Option(
+    '--journal <file>',
+    'where to keep what has become of each row (default: the input with .journal added; none for stdin)',
+  ),
+  new Option('--no-journal', 'keep none: an import that is broken off begins at the beginning'),
+  new Option('--restart', 'forget what the journal holds and begin at the beginning'),
+  new Option('--report <file>', 'write a CSV with every row and what has become of it'),
+  new Option('--force', 'also write over what somebody else changed meanwhile'),
+  ignoreUnknownColumnsOption(),
+];
+
+export interface ImportLimits {
+  readonly concurrency: number;
+  /** Operations; Infinity for no limit. */
+  readonly ratePerMinute: number;
+  readonly giveUpAfterMs: number;
+}
+
+/** @throws IotdmError `usage.invalid` */
+export function importLimits(options: ImportOptions): ImportLimits {
+  return {
+    concurrency: parseConcurrency(options.concurrency),
+    ratePerMinute: parseRate(options.rate),
+    giveUpAfterMs: parseDuration(options.giveUpAfter) * 1000,
+  };
+}
+
+function parseConcurrency(text: string): number {
+  const number = Number(text);
+  if (!/^[0-9]+$/.test(text) || number < 1 || number > MAX_CONCURRENCY) {
+    throw new IotdmError('usage.invalid', `--concurrency takes a number from 1 to ${MAX_CONCURRENCY}`);
+  }
+  return number;
+}
+
+function parseRate(text: string): number {
+  if (/^(?:0|unlimited)$/i.test(text)) return Infinity;
+  const [, digits = '', unit = 'min'] = /^([0-9]{1,8})(?:\/(s|sec|second|min|minute))?$/.exec(text) ?? [];
+  const perMinute = Number(digits) * (unit.startsWith('s') ? 60 : 1);
+  if (digits === '' || perMinute < 1 || perMinute > MAX_RATE) {
+    throw new IotdmError(
+      'usage.invalid',
+      '--rate takes operations a minute such as 1000, or a second such as 100/s, or unlimited',
+    );
+  }
+  return perMinute;
+}
+
+const unitSeconds: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600 };
+
+function parseDuration(text: string): number {
+  const [, digits = '', unit = 's'] = /^([0-9]{1,7}(?:\.[0-9]{1,3})?)(s|m|h)?$/.exec(text) ?? [];
+  const seconds = Number(digits) * (unitSeconds[unit] ?? 1);
+  if (digits === '' || seconds > MAX_WAIT_S) {
+    throw new IotdmError(
+      'usage.invalid',
+      '--give-up-after takes seconds such as 300, or 10m or 2h, up to a week',
+    );
+  }
+  return seconds;
+}

@@ -1,0 +1,48 @@
+/** Prints what an import would do, row by row as it is found out, so that no file is too long for it. */
+import type { ImportPlan, PlannedRow, PlanTotals } from '../../src/station/import-plan.ts';
+import type { Context } from './context.ts';
+import { table } from './verb.ts';
+
+const PIECE_CHARACTERS = 16 * 1024;
+
+/** With `--json` one document: `dryRun`, `mode`, `rows`, and the totals after them. */
+export async function printPlan(context: Context, plan: ImportPlan, mode: string): Promise<void> {
+  const { json } = context.settings;
+  let piece = json ? `{\n  "dryRun": true,\n  "mode": ${JSON.stringify(mode)},\n  "rows": [` : '';
+  let separator = '\n';
+  for await (const row of plan.rows()) {
+    if (json) piece += `${separator}    ${JSON.stringify(row)}`;
+    else piece += describeRow(row);
+    separator = ',\n';
+    if (piece.length < PIECE_CHARACTERS) continue;
+    await context.print(piece);
+    piece = '';
+  }
+  const totals = plan.totals();
+  if (json) {
+    const members = JSON.stringify(totals, null, 2).slice(2, -2);
+    await context.print(`${piece}${separator === '\n' ? '' : '\n  '}],\n${members}\n}\n`);
+  } else await context.print(`${piece}${describeTotals(totals)}`);
+}
+
+function describeRow({ line, registrationId, action, message }: PlannedRow): string {
+  return `${action.padEnd(9)}  line ${line}: ${registrationId}${message === undefined ? '' : `: ${message}`}\n`;
+}
+
+function describeTotals({ total, requests, minutes, ...counts }: PlanTotals): string {
+  const named = Object.entries(counts).filter(
+    ([action, count]) => count > 0 || !['delete', 'skip'].includes(action),
+  );
+  return (
+    `${total === 1 ? '1 row' : `${total} rows`} compared; nothing was written.\n` +
+    table([
+      ...named.map(
+        ([action, count]) => [`${action.charAt(0).toUpperCase()}${action.slice(1)}`, String(count)] as const,
+      ),
+      [
+        'Requests',
+        `${requests}${minutes === null ? '' : `, in about ${minutes < 1 ? `${Math.ceil(minutes * 60)} s` : `${minutes} minutes`}`}`,
+      ],
+    ])
+  );
+}

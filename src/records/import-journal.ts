@@ -1,0 +1,543 @@
+/**
+ * The journal of an import: which rows were sent and what became of each, on disk as it happens, so that an import that
+ * ends at any moment is taken up where it stopped. One JSON document a line; a torn last line is as if it had never been
+ * written. In memory it is one byte a row.
+ *
+ * Lines: a header, `{"create":"0-9"}` before rows are sent, `{"created":"0-9"}` for their outcome (each member a set of
+ * rows, counted from 0 in the order of the input), and `{"failed":{…}}` for a row that failed.
+ */
+
+import { accessSync, constants } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { IotdmError, isErrorCode, systemErrorCode, type ErrorCode, type ErrorDetails } from '../errors.ts';
+import { takeProcessLock, type ProcessLock } from '../process-lock.ts';
+import { formatRanges, readRanges } from './row-ranges.ts';
+
+/** What a row was sent for; its fate is unknown until an outcome follows. */
+export const rowOperations = ['create', 'update', 'delete'] as const;
+export type RowOperation = (typeof rowOperations)[number];
+
+/** `absent`: there was nothing to delete. */
+export const rowOutcomes = ['created', 'updated', 'unchanged', 'deleted', 'absent'] as const;
+export type RowOutcome = (typeof rowOutcomes)[number];
+
+export type RowState = 'open' | RowOperation | RowOutcome | 'failed';
+const rowStates: readonly RowState[] = ['open', ...rowOperations, ...rowOutcomes, 'failed'];
+const stateNumbers = new Map(rowStates.map((state, number) => [state, number]));
+
+export interface RowFailure {
+  /** 0-based, in the order of the input. */
+  readonly row: number;
+  /** Name of the input file, where there are several. */
+  readonly file?: string;
+  /** 1-based. */
+  readonly line: number;
+  readonly registrationId: string;
+  readonly code: ErrorCode;
+  readonly message: string;
+  /** The service's own six digits, where it gave them. */
+  readonly errorCode?: number;
+}
+
+/** What makes two imports the same one. */
+export interface ImportIdentity {
+  /** SHA-256 of the input, in hex. */
+  readonly input: string;
+  readonly rows: number;
+  readonly mode: string;
+  readonly host: string;
+}
+
+export interface JournalOptions {
+  /** Forget what the journal holds, whichever import it is of. */
+  readonly restart?: boolean;
+  /** It goes when the import ends: nobody is told of it. */
+  readonly isTemporary?: boolean;
+}
+
+const title = 'iotdm import journal';
+const headerStart = Buffer.from(`{"${title}":`);
+const schema = 1;
+const LF = 0x0a;
+const readBytes = 256 * 1024;
+/** The longest line is a failure: an id and a message, both bounded. Rows of a request are far shorter. */
+const longestLine = 64 * 1024;
+const rowsOfLine = 1000;
+/** What nobody waits for is written after so long. */
+const idleMs = 20;
+
+/** What has become of the rows: in memory only, or in a file as well. */
+export class ImportJournal {
+  /** Null when nothing stays of it. */
+  readonly path: string | null;
+  readonly #states: Uint8Array;
+  readonly #counts = new Map<RowState, number>();
+  readonly #file: JournalFile | undefined;
+  /** Places of the failures in the file. */
+  #failureAt = new Map<number, number>();
+  readonly #sent = new Map<RowOperation, number[]>();
+  readonly #settled = new Map<RowOutcome, number[]>();
+  #failures: RowFailure[] = [];
+  /** How much had an outcome when the last request was sent. */
+  #marked = 0;
+  #outcomes = 0;
+
+  private constructor(rows: number, file?: JournalFile, isTemporary = false) {
+    this.#states = new Uint8Array(rows);
+    this.#file = file;
+    this.path = isTemporary ? null : (file?.path ?? null);
+    this.#counts.set('open', rows);
+    if (file !== undefined) file.takeLines = (offset) => this.#takeLines(offset);
+  }
+
+  /** A journal that is not kept: nothing can be taken up again, and failures cannot be read back. */
+  static inMemory(rows: number): ImportJournal {
+    return new ImportJournal(rows);
+  }
+
+  /**
+   * Opens the journal of an import, or makes it; the file is this process's until `close()`. When it resolves the file
+   * has been written to and is on disk.
+   * @throws IotdmError `input.journal` when the file is the journal of another import, damaged, or no journal at all;
+   * `input.locked` when another process uses it; `usage.output-unwritable` when it cannot be written
+   */
+  static async open(
+    path: string,
+    identity: ImportIdentity,
+    { restart = false, isTemporary = false }: JournalOptions = {},
+  ): Promise<ImportJournal> {
+    const file = await JournalFile.open(path);
+    try {
+      const journal = new ImportJournal(identity.rows, file, isTemporary);
+      await journal.#readFile(file, identity, restart);
+      return journal;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  get rows(): number {
+    return this.#states.length;
+  }
+
+  state(row: number): RowState {
+    return rowStates[this.#states[row] ?? 0] ?? 'open';
+  }
+
+  /** How many rows are in this state. */
+  count(state: RowState): number {
+    return this.#counts.get(state) ?? 0;
+  }
+
+  /** Rows that nothing is left to do for. */
+  get done(): number {
+    return rowOutcomes.reduce((sum, outcome) => sum + this.count(outcome), 0);
+  }
+
+  /** Resolves when it is on disk that the rows are sent for this. */
+  async sent(operation: RowOperation, rows: readonly number[]): Promise<void> {
+    for (const row of rows) this.#set(row, operation);
+    if (this.#file === undefined) return;
+    listIn(this.#sent, operation).push(...rows);
+    await this.#file.durable();
+  }
+
+  /** It is on disk before the next request but one is sent. */
+  settled(row: number, outcome: RowOutcome): void {
+    this.#set(row, outcome);
+    if (this.#file === undefined) return;
+    listIn(this.#settled, outcome).push(row);
+    this.#outcomes = this.#file.request();
+  }
+
+  /** As `settled`. The row is tried again when the import is taken up. */
+  failed(failure: RowFailure): void {
+    this.#set(failure.row, 'failed');
+    if (this.#file === undefined) return;
+    this.#failures.push(failure);
+    this.#outcomes = this.#file.request();
+  }
+
+  /** To be awaited before each request: outcomes that were known when the one before it was sent are on disk then. */
+  async beforeSending(): Promise<void> {
+    await this.#file?.durable(this.#marked);
+  }
+
+  /** To be called when a request is sent. */
+  markSending(): void {
+    this.#marked = this.#outcomes;
+  }
+
+  /** Why a row failed. */
+  async failure(row: number): Promise<RowFailure | undefined> {
+    const offset = this.#failureAt.get(row);
+    const line = offset === undefined ? undefined : await this.#file?.lineAt(offset);
+    return line === undefined ? undefined : failureOf(parsed(line)?.['failed']);
+  }
+
+  /** Resolves when everything is on disk. */
+  async flush(): Promise<void> {
+    if (this.#file !== undefined) await this.#file.durable();
+  }
+
+  /** Gives the file back; what could still be written is. */
+  async close(): Promise<void> {
+    await this.#file?.close();
+  }
+
+  #set(row: number, state: RowState): void {
+    const before = this.state(row);
+    this.#counts.set(before, this.count(before) - 1);
+    this.#counts.set(state, this.count(state) + 1);
+    this.#states[row] = stateNumbers.get(state) ?? 0;
+  }
+
+  /** The lines for all that has happened since they were last taken; `offset` is where they will stand. */
+  #takeLines(offset: number): Buffer {
+    const lines: string[] = [];
+    for (const [name, rows] of [...this.#sent, ...this.#settled]) {
+      for (let from = 0; from < rows.length; from += rowsOfLine) {
+        lines.push(`{"${name}":"${formatRanges(rows.slice(from, from + rowsOfLine))}"}\n`);
+      }
+    }
+    this.#sent.clear();
+    this.#settled.clear();
+    const head = Buffer.from(lines.join(''), 'utf8');
+    if (this.#failures.length === 0) return head;
+    const pieces = [head];
+    let at = offset + head.length;
+    for (const failed of this.#failures) {
+      const line = Buffer.from(`${JSON.stringify({ failed })}\n`, 'utf8');
+      this.#failureAt.set(failed.row, at);
+      pieces.push(line);
+      at += line.length;
+    }
+    this.#failures = [];
+    return Buffer.concat(pieces);
+  }
+
+  async #readFile(file: JournalFile, identity: ImportIdentity, restart: boolean): Promise<void> {
+    let lines = 0;
+    for await (const { text, offset } of file.lines()) {
+      lines += 1;
+      if (lines === 1) {
+        if (!text.startsWith(headerStart.toString())) {
+          throw journalError(file, 'is not a journal of an import', { isJournal: false });
+        }
+        if (restart) break;
+        const problem = headerProblem(text, identity);
+        if (problem !== undefined) throw journalError(file, problem);
+      } else if (!this.#replay(text, offset)) {
+        throw journalError(file, `is damaged in line ${lines}`);
+      }
+    }
+    if (lines === 0 || restart) await file.begin(`${JSON.stringify({ [title]: schema, ...identity })}\n`);
+    else await file.continue();
+  }
+
+  #replay(text: string, offset: number): boolean {
+    const line = parsed(text);
+    if (line === undefined) return false;
+    return Object.entries(line).every(([name, value]) => {
+      if (name === 'failed') {
+        const failure = failureOf(value);
+        if (failure === undefined || failure.row >= this.rows) return false;
+        this.#set(failure.row, 'failed');
+        this.#failureAt.set(failure.row, offset);
+        return true;
+      }
+      const state = [...rowOperations, ...rowOutcomes].find((known) => known === name);
+      if (state === undefined || typeof value !== 'string') return false;
+      return readRanges(value, this.rows, (row) => {
+        this.#set(row, state);
+      });
+    });
+  }
+}
+
+function listIn<Key>(lists: Map<Key, number[]>, key: Key): number[] {
+  let list = lists.get(key);
+  if (list === undefined) lists.set(key, (list = []));
+  return list;
+}
+
+/** The members of one line, or undefined when it is not a line of a journal. */
+function parsed(text: string): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null) return value as Readonly<Record<string, unknown>>;
+  } catch {
+    // The parser's own message would quote the line.
+  }
+  return undefined;
+}
+
+/** Why a header is not that of this import. */
+function headerProblem(text: string, identity: ImportIdentity): string | undefined {
+  const header = parsed(text) ?? {};
+  if (header[title] !== schema) return 'is the journal of another version of iotdm';
+  if (header['input'] !== identity.input || header['rows'] !== identity.rows) {
+    return 'is the journal of another input: its content is not what it was';
+  }
+  for (const name of ['mode', 'host'] as const) {
+    const theirs = header[name];
+    if (theirs !== identity[name]) {
+      const shown =
+        typeof theirs === 'string' && /^[\w.:[\]-]{1,260}$/.test(theirs) ? theirs : 'something else';
+      return `is the journal of an import with the ${name} ${shown}, not ${identity[name]}`;
+    }
+  }
+  return undefined;
+}
+
+function journalError(file: JournalFile, problem: string, details: ErrorDetails = {}): IotdmError {
+  return new IotdmError('input.journal', `${file.path} ${problem}`, {
+    details: { journal: file.path, ...details },
+  });
+}
+
+function failureOf(value: unknown): RowFailure | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { row, file, line, registrationId, code, message, errorCode } = value as Record<string, unknown>;
+  if (!Number.isSafeInteger(row) || (row as number) < 0 || !Number.isSafeInteger(line)) return undefined;
+  if (typeof registrationId !== 'string' || typeof message !== 'string') return undefined;
+  if (typeof code !== 'string' || !isErrorCode(code)) return undefined;
+  return {
+    row: row as number,
+    ...(typeof file === 'string' ? { file } : {}),
+    line: line as number,
+    registrationId,
+    code,
+    message,
+    ...(Number.isSafeInteger(errorCode) ? { errorCode: errorCode as number } : {}),
+  };
+}
+
+/** The file beneath: lines in, lines out, many writes to one flush of the disk. */
+class JournalFile {
+  readonly path: string;
+  /** Gives what is to be written; it will stand at this offset. */
+  takeLines: (offset: number) => Buffer = () => Buffer.alloc(0);
+  readonly #handle: FileHandle;
+  readonly #lock: ProcessLock;
+  /** Where the next line will stand. */
+  #end = 0;
+  #requested = 0;
+  #durable = 0;
+  #failure: IotdmError | undefined;
+  #writing: Promise<void> | undefined;
+  #soon: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  private constructor(path: string, handle: FileHandle, lock: ProcessLock) {
+    this.path = path;
+    this.#handle = handle;
+    this.#lock = lock;
+  }
+
+  static async open(path: string): Promise<JournalFile> {
+    let lock: ProcessLock | undefined;
+    let handle: FileHandle | undefined;
+    try {
+      lock = takeLock(path);
+      handle = await openOrMake(path);
+      if (!(await handle.stat()).isFile()) {
+        throw new IotdmError('usage.output-unwritable', `the journal ${path} is not a regular file`, {
+          details: { journal: path },
+        });
+      }
+      await handle.chmod(0o600);
+      return new JournalFile(path, handle, lock);
+    } catch (cause) {
+      await handle?.close();
+      lock?.release();
+      throw unwritable(path, cause);
+    }
+  }
+
+  /** The whole lines of the file; a torn one at the end is left out and will be written over. */
+  async *lines(): AsyncGenerator<{ readonly text: string; readonly offset: number }, void> {
+    const { size } = await this.#handle.stat();
+    let held: Buffer = Buffer.alloc(0);
+    let position = 0;
+    while (position < size) {
+      const chunk = Buffer.allocUnsafe(Math.min(readBytes, size - position));
+      const { bytesRead } = await this.#handle.read(chunk, 0, chunk.length, position);
+      if (bytesRead === 0) break;
+      position += bytesRead;
+      const bytes = Buffer.concat([held, chunk.subarray(0, bytesRead)]);
+      let start = 0;
+      for (let end = bytes.indexOf(LF); end !== -1; end = bytes.indexOf(LF, start)) {
+        yield { text: bytes.toString('utf8', start, end), offset: this.#end };
+        this.#end += end + 1 - start;
+        start = end + 1;
+      }
+      held = bytes.subarray(start);
+      if (held.length > longestLine) break;
+    }
+    // Of a file that was never a journal nothing is dropped: the path may be that of something precious.
+    const isTorn = this.#end === 0 ? mayBeTornHeader(held) : held.length <= longestLine || isZero(held);
+    if (held.length > 0 && !isTorn) yield { text: held.toString('utf8', 0, 1), offset: this.#end };
+  }
+
+  /** Begins the file anew. */
+  async begin(header: string): Promise<void> {
+    await this.#orUnwritable(async () => {
+      await this.#handle.truncate(0);
+      this.#end = 0;
+      await this.#write(Buffer.from(header, 'utf8'));
+      await this.#handle.sync();
+      await syncDirectory(dirname(this.path));
+    });
+  }
+
+  /** Goes on behind the last whole line. */
+  async continue(): Promise<void> {
+    await this.#orUnwritable(async () => {
+      await this.#handle.truncate(this.#end);
+      await this.#handle.sync();
+    });
+  }
+
+  async lineAt(offset: number): Promise<string | undefined> {
+    const bytes = Buffer.allocUnsafe(longestLine);
+    const { bytesRead } = await this.#handle.read(bytes, 0, bytes.length, offset);
+    const end = bytes.subarray(0, bytesRead).indexOf(LF);
+    return end === -1 ? undefined : bytes.toString('utf8', 0, end);
+  }
+
+  /** There are lines to write: returns a number to wait for with `durable`, which has them written if need be. */
+  request(): number {
+    this.#requested += 1;
+    // Nobody need wait for it; but where requests are far apart it is soon safe.
+    this.#soon ??= setTimeout(() => {
+      this.#soon = undefined;
+      if (this.#durable < this.#requested) void this.durable(this.#requested).catch(() => undefined);
+    }, idleMs).unref();
+    return this.#requested;
+  }
+
+  /**
+   * Resolves when all that was requested up to this number, or everything, is on disk.
+   * @throws IotdmError `usage.output-unwritable`, from then on always
+   */
+  async durable(number?: number): Promise<void> {
+    const wanted = number ?? this.request();
+    while (this.#durable < wanted && this.#failure === undefined) await (this.#writing ??= this.#writeAll());
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#soon);
+    try {
+      await this.durable().catch(() => undefined);
+      await this.#handle.close();
+    } finally {
+      this.#lock.release();
+    }
+  }
+
+  async #writeAll(): Promise<void> {
+    try {
+      // What comes within the same turn goes together.
+      await Promise.resolve();
+      const taken = this.#requested;
+      const bytes = this.takeLines(this.#end);
+      if (bytes.length > 0) {
+        await this.#write(bytes);
+        if (!isWrittenThrough) await this.#handle.datasync();
+      }
+      this.#durable = taken;
+    } catch (cause) {
+      this.#failure = unwritable(this.path, cause) as IotdmError;
+      // Half a line in the midst could never be read again.
+      await this.#handle.truncate(this.#end).catch(() => undefined);
+    } finally {
+      this.#writing = undefined;
+    }
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    for (let done = 0; done < bytes.length;) {
+      const { bytesWritten } = await this.#handle.write(bytes, done, bytes.length - done, this.#end + done);
+      done += bytesWritten;
+    }
+    this.#end += bytes.length;
+  }
+
+  async #orUnwritable(task: () => Promise<void>): Promise<void> {
+    try {
+      await task();
+    } catch (cause) {
+      throw unwritable(this.path, cause);
+    }
+  }
+}
+
+const { O_RDWR, O_CREAT, O_EXCL } = constants;
+const synchronous = (constants as Partial<typeof constants>).O_DSYNC;
+/** Where the system can, what is written is on disk when the write returns (open(2), O_DSYNC). */
+const isWrittenThrough = synchronous !== undefined;
+
+async function openOrMake(path: string): Promise<FileHandle> {
+  const flags = O_RDWR | (synchronous ?? 0);
+  try {
+    return await open(path, flags);
+  } catch (error) {
+    if (systemErrorCode(error) !== 'ENOENT') throw error;
+    return open(path, flags | O_CREAT | O_EXCL, 0o600);
+  }
+}
+
+function takeLock(path: string): ProcessLock {
+  const name = `${basename(path)}.lock`;
+  // Where the directory cannot be written, the journal's own error says more.
+  accessSync(dirname(path), constants.W_OK);
+  const taken = takeProcessLock(dirname(path), name);
+  if (!('pid' in taken)) return taken;
+  const { pid, notes } = taken;
+  const machine = typeof notes['machine'] === 'string' ? ` on ${shownName(notes['machine'])}` : '';
+  throw new IotdmError('input.locked', `another import uses the journal ${path} (process ${pid}${machine})`, {
+    details: { journal: path, lock: join(dirname(path), name), pid },
+  });
+}
+
+/** What stands in the lock may have been written by anybody. */
+function shownName(name: string): string {
+  return /^[\w.-]{1,64}$/.test(name) ? name : 'another machine';
+}
+
+/** What a power loss can leave of a file that had only just been begun. */
+function mayBeTornHeader(bytes: Buffer): boolean {
+  const length = Math.min(bytes.length, headerStart.length);
+  return bytes.subarray(0, length).equals(headerStart.subarray(0, length)) || isZero(bytes);
+}
+
+function isZero(bytes: Buffer): boolean {
+  return bytes.every((value) => value === 0);
+}
+
+function unwritable(path: string, cause: unknown): unknown {
+  if (cause instanceof IotdmError) return cause;
+  const code = systemErrorCode(cause);
+  if (code === undefined) return cause;
+  return new IotdmError('usage.output-unwritable', `the journal ${path} cannot be written (${code})`, {
+    cause,
+    details: { journal: path },
+  });
+}
+
+/** A new file survives a power loss only when its directory entry does. Windows cannot sync a directory. */
+async function syncDirectory(path: string): Promise<void> {
+  if (process.platform === 'win32') return;
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}

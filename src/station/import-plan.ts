@@ -1,0 +1,163 @@
+/** What an import would do: every row compared with what the service holds, and nothing written. */
+
+import { bulkLimit } from '../dps/service.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { EnrollmentRow } from './enrollment-input.ts';
+import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
+import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
+import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
+import type { ImportMode } from './import.ts';
+import type { StoredEnrollment } from '../dps/enrollment.ts';
+
+/** `skip`: there is nothing to delete. */
+export const plannedActions = ['create', 'update', 'unchanged', 'conflict', 'delete', 'skip'] as const;
+export type PlannedAction = (typeof plannedActions)[number];
+
+export interface PlannedRow {
+  readonly line: number;
+  readonly registrationId: string;
+  readonly action: PlannedAction;
+  /** Of a conflict. */
+  readonly code?: ErrorCode;
+  readonly message?: string;
+}
+
+/** Counts are rows, by action, besides what the import would cost. */
+export interface PlanTotals extends Readonly<Record<PlannedAction, number>> {
+  readonly total: number;
+  /** HTTP requests, when nothing has to be repeated. */
+  readonly requests: number;
+  /** At the rate that was given, to a hundredth; null without a rate. */
+  readonly minutes: number | null;
+}
+
+export interface PlanOptions {
+  readonly rows: () => AsyncIterable<EnrollmentRow>;
+  readonly total: number;
+  readonly mode: ImportMode;
+  readonly force: boolean;
+  readonly requests: Requests;
+  readonly concurrency: number;
+  readonly bulkCost: BulkCost;
+  /** Operations a minute; Infinity for none. */
+  readonly ratePerMinute: number;
+}
+
+/** With fewer rows each is looked up by itself. */
+const fewRows = 10;
+
+/** Compares in the order of the input; what is found is passed on row by row and not kept. */
+export class ImportPlan {
+  readonly #options: PlanOptions;
+  readonly #counts: Record<PlannedAction, number> = {
+    create: 0,
+    update: 0,
+    unchanged: 0,
+    conflict: 0,
+    delete: 0,
+    skip: 0,
+  };
+  /** Requests that an import needs to know what exists already. */
+  #pages = 1;
+
+  constructor(options: PlanOptions) {
+    this.#options = options;
+  }
+
+  async *rows(): AsyncGenerator<PlannedRow, void> {
+    const { rows, total, requests, concurrency } = this.#options;
+    const snapshot =
+      total < fewRows
+        ? undefined
+        : await EnrollmentSnapshot.read({
+            ids: idsOf(rows()),
+            count: total,
+            pages: requests.pages(),
+            most: Math.ceil(total / 2),
+          });
+    try {
+      this.#pages = snapshot?.pages ?? 1;
+      const ahead: Promise<PlannedRow>[] = [];
+      for await (const row of rows()) {
+        const planned = this.#plan(row, snapshot);
+        // Awaited in its turn; until then a failure is nobody's.
+        planned.catch(() => undefined);
+        ahead.push(planned);
+        if (ahead.length >= concurrency) yield this.#counted(await ahead.shift());
+      }
+      for (const planned of ahead) yield this.#counted(await planned);
+    } finally {
+      await snapshot?.close();
+    }
+  }
+
+  /** Of the rows so far. */
+  totals(): PlanTotals {
+    const { bulkCost, ratePerMinute, mode } = this.#options;
+    const counts = this.#counts;
+    const written = [counts.create, counts.update, counts.delete];
+    const writes = written.reduce((sum, count) => sum + Math.ceil(count / bulkLimit), 0);
+    const existing = counts.update + counts.unchanged + counts.conflict;
+    const reads = mode === 'delete' || mode === 'create' ? 0 : Math.min(existing, this.#pages);
+    const operations =
+      reads + (bulkCost === 'request' ? writes : written.reduce((sum, count) => sum + count, 0));
+    return {
+      total: Object.values(counts).reduce((sum, count) => sum + count, 0),
+      ...counts,
+      requests: writes + reads,
+      minutes: Number.isFinite(ratePerMinute) ? Math.round((operations / ratePerMinute) * 100) / 100 : null,
+    };
+  }
+
+  #counted(row: PlannedRow | undefined): PlannedRow {
+    if (row === undefined) throw new Error('a row without a plan');
+    this.#counts[row.action] += 1;
+    return row;
+  }
+
+  async #plan(row: EnrollmentRow, snapshot: EnrollmentSnapshot | undefined): Promise<PlannedRow> {
+    const { registrationId } = row.enrollment;
+    const { action, objection } = await this.#judged(row, snapshot);
+    return {
+      line: row.line,
+      registrationId,
+      action,
+      ...(objection === undefined ? {} : { code: objection.code, message: objection.message }),
+    };
+  }
+
+  async #stored(
+    registrationId: string,
+    snapshot: EnrollmentSnapshot | undefined,
+  ): Promise<StoredEnrollment | undefined> {
+    const found = await snapshot?.find(registrationId);
+    return found === undefined && snapshot?.isComplete !== true
+      ? this.#options.requests.find(registrationId)
+      : found;
+  }
+
+  async #judged(
+    row: EnrollmentRow,
+    snapshot: EnrollmentSnapshot | undefined,
+  ): Promise<{ readonly action: PlannedAction; readonly objection?: Objection }> {
+    const { mode, force } = this.#options;
+    let stored: StoredEnrollment | undefined;
+    try {
+      stored = await this.#stored(row.enrollment.registrationId, snapshot);
+    } catch (error) {
+      if (error instanceof Unreadable) return { action: 'conflict', objection: asObjection(error.cause) };
+      throw error;
+    }
+    if (mode === 'delete') return { action: stored === undefined ? 'skip' : 'delete' };
+    if (stored === undefined) {
+      return mode === 'update' ? { action: 'conflict', objection: notEnrolled } : { action: 'create' };
+    }
+    return mode === 'create'
+      ? { action: 'conflict', objection: enrolledAlready }
+      : compare(row.enrollment, stored, force);
+  }
+}
+
+async function* idsOf(rows: AsyncIterable<EnrollmentRow>): AsyncGenerator<string, void> {
+  for await (const { enrollment } of rows) yield enrollment.registrationId;
+}

@@ -1,0 +1,445 @@
+/**
+ * What is done with the rows of an import, by mode: rows gather in lanes until ten make a request, answers are taken
+ * apart row by row, and rows whose fate is unknown are looked up before they are sent again.
+ */
+
+import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
+import { bulkLimit, type BulkMode } from '../dps/service.ts';
+import { IotdmError } from '../errors.ts';
+import {
+  rowOutcomes,
+  type ImportJournal,
+  type RowOperation,
+  type RowOutcome,
+  type RowState,
+} from '../records/import-journal.ts';
+import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
+import {
+  asObjection,
+  bulkObjection,
+  changedMeanwhile,
+  compare,
+  enrolledAlready,
+  notEnrolled,
+  objectionOf,
+  type Objection,
+} from './import-comparison.ts';
+import { FateUnknown, Unreadable, type Requests } from './import-requests.ts';
+import type { ImportTally } from './import-tally.ts';
+import type { ImportMode, ImportRow } from './import.ts';
+
+export interface WorkOptions {
+  readonly rows: () => AsyncIterable<ImportRow>;
+  readonly mode: ImportMode;
+  readonly force: boolean;
+  readonly concurrency: number;
+  readonly journal: ImportJournal;
+  readonly tally: ImportTally;
+  readonly requests: Requests;
+  /** Aborted when something ends the import; reading and sending stop then. */
+  readonly stop: AbortController;
+}
+
+/** A row under way. */
+interface Item {
+  readonly index: number;
+  readonly row: ImportRow;
+  /** What is to be sent: the row itself, or the row merged with what the service holds. */
+  enrollment: Enrollment;
+  /** The etag of the version that `enrollment` was merged with. */
+  base: string | undefined;
+  /** What it was sent for without anybody knowing whether that took effect. */
+  doubt: RowOperation | undefined;
+  /** In how many requests it was whose fate stayed unknown, and how many others had got through at the first of them. */
+  failures: number;
+  writesBefore: number;
+  /** How often somebody else was faster. */
+  races: number;
+}
+
+const bulkModes: Readonly<Record<RowOperation, BulkMode>> = {
+  create: 'create',
+  update: 'updateIfMatchETag',
+  delete: 'delete',
+};
+
+/** With fewer look-ups than this to save, all enrollments are not read for it. */
+const fewLookups = 10;
+/** A request that failed so often is halved; a row alone in one, while others get through, is given up. */
+const failuresBeforeHalving = 3;
+const failuresOfOneRow = 5;
+/** How often a row is compared anew when it is to be written over whatever somebody else has made of it. */
+const mostRaces = 10;
+
+export class ImportWork {
+  readonly #options: WorkOptions;
+  readonly #lanes: Readonly<Record<RowOperation, Item[]>> = { create: [], update: [], delete: [] };
+  /** Ids that are under way, so that two rows of one id do not race. */
+  readonly #busy = new Set<string>();
+  #taken = 0;
+  #finished = 0;
+  #flows = 0;
+  #wake: () => void = () => undefined;
+  #fault: { readonly error: unknown } | undefined;
+  /** Rows that were written as new, and rows that were found to exist. */
+  #fresh = 0;
+  #existing = 0;
+  #snapshot: Promise<EnrollmentSnapshot> | undefined;
+  /** Once it has been read. */
+  #known: EnrollmentSnapshot | undefined;
+
+  constructor(options: WorkOptions) {
+    this.#options = options;
+  }
+
+  /** Resolves when every row has an outcome. Throws what ended the import, once what was under way has settled. */
+  async run(): Promise<void> {
+    const { journal, stop } = this.#options;
+    try {
+      let index = -1;
+      for await (const row of this.#options.rows()) {
+        index += 1;
+        if (index >= journal.rows) throw inputChanged();
+        const state = journal.state(index);
+        if (isDone(state)) continue;
+        await this.#room(idOf(row));
+        if (stop.signal.aborted) break;
+        this.#take({
+          index,
+          row,
+          enrollment: row.enrollment,
+          base: undefined,
+          doubt: state === 'create' || state === 'update' || state === 'delete' ? state : undefined,
+          failures: 0,
+          writesBefore: 0,
+          races: 0,
+        });
+      }
+      if (!stop.signal.aborted && index + 1 < journal.rows) throw inputChanged();
+    } catch (error) {
+      this.#end(error);
+    }
+    await this.#drain();
+    await (await this.#snapshot?.catch(() => undefined))?.close();
+    if (this.#fault !== undefined) throw this.#fault.error;
+  }
+
+  /** Ten rows for each request under way, and ten more that are being made ready. Rows that wait in a lane are apart. */
+  async #room(id: string): Promise<void> {
+    const most = bulkLimit * (this.#options.concurrency + 1);
+    while (
+      !this.#options.stop.signal.aborted &&
+      (this.#taken - this.#finished - this.#parked >= most || this.#busy.has(id))
+    ) {
+      if (this.#flows === 0 || this.#busy.has(id)) this.#dispatchAll();
+      await this.#change();
+    }
+  }
+
+  async #drain(): Promise<void> {
+    if (!this.#options.stop.signal.aborted) {
+      this.#dispatch('create');
+      this.#dispatch('delete');
+    }
+    while (this.#flows > 0 || (this.#parked > 0 && !this.#options.stop.signal.aborted)) {
+      if (this.#flows === 0) this.#dispatchAll();
+      await this.#change();
+    }
+  }
+
+  get #parked(): number {
+    return Object.values(this.#lanes).reduce((sum, items) => sum + items.length, 0);
+  }
+
+  async #change(): Promise<void> {
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  #end(error: unknown): void {
+    this.#fault ??= { error };
+    this.#options.stop.abort(error);
+  }
+
+  /** Something that goes on by itself; what it throws ends the import. */
+  #flow(task: () => Promise<void>): void {
+    this.#flows += 1;
+    void task()
+      .catch((error: unknown) => {
+        this.#end(error);
+      })
+      .finally(() => {
+        this.#flows -= 1;
+        this.#wake();
+      });
+  }
+
+  #take(item: Item): void {
+    this.#taken += 1;
+    this.#busy.add(idOf(item.row));
+    const { mode } = this.#options;
+    const { doubt } = item;
+    if (doubt !== undefined) this.#route(item, () => this.#lookUp(doubt, item));
+    else if (mode === 'create' || mode === 'delete') this.#add(mode, item);
+    else if (mode === 'update') this.#route(item, () => this.#compareWithStored(item, notEnrolled));
+    else if (this.#known === undefined) this.#add('create', item);
+    else {
+      const known = this.#known;
+      this.#route(item, async () => {
+        const stored = await known.find(item.row.enrollment.registrationId);
+        return stored === undefined ? 'create' : this.#compared(item, stored);
+      });
+    }
+  }
+
+  /** Puts a row into the lane that `decide` gives, if it gives one and has not settled the row. */
+  #route(item: Item, decide: () => Promise<RowOperation | undefined>): void {
+    this.#flow(async () => {
+      const operation = await decide();
+      if (operation !== undefined) this.#add(operation, item);
+    });
+  }
+
+  // Sending
+
+  #add(operation: RowOperation, item: Item): void {
+    this.#lanes[operation].push(item);
+    if (this.#lanes[operation].length >= bulkLimit) this.#dispatch(operation);
+  }
+
+  #dispatchAll(): void {
+    this.#dispatch('create');
+    this.#dispatch('update');
+    this.#dispatch('delete');
+  }
+
+  #dispatch(operation: RowOperation): void {
+    const items = this.#lanes[operation].splice(0, bulkLimit);
+    if (items.length === 0) return;
+    this.#flow(async () => {
+      await this.#options.journal.sent(
+        operation,
+        items.map(({ index }) => index),
+      );
+      await this.#send(operation, items);
+    });
+  }
+
+  /** One request for all items, and more only when nobody can say what became of which: then by halves. */
+  async #send(operation: RowOperation, items: readonly Item[]): Promise<void> {
+    const [only] = items;
+    if (only === undefined) return;
+    try {
+      const { errors } = await this.#options.requests.bulk(
+        bulkModes[operation],
+        items.map(({ enrollment }) => enrollment),
+      );
+      const objections = new Map(
+        errors.map((failure) => [failure.registrationId.toLowerCase(), bulkObjection(failure)]),
+      );
+      this.#count(operation, items.length, [...objections.values()]);
+      for (const item of items) this.#answered(operation, item, objections.get(idOf(item.row)));
+    } catch (error) {
+      if (error instanceof FateUnknown) {
+        await this.#afterUnknownFate(operation, items, error);
+        return;
+      }
+      const objection = objectionOf(error);
+      if (objection === undefined) throw error;
+      if (items.length === 1) this.#answered(operation, only, objection);
+      else for (const half of halves(items)) await this.#send(operation, half);
+    }
+  }
+
+  #count(operation: RowOperation, sent: number, objections: readonly Objection[]): void {
+    if (operation !== 'create') return;
+    const existing = objections.filter(({ code }) => code === 'service.conflict').length;
+    this.#existing += existing;
+    this.#fresh += sent - existing;
+  }
+
+  async #afterUnknownFate(
+    operation: RowOperation,
+    items: readonly Item[],
+    { cause }: FateUnknown,
+  ): Promise<void> {
+    const { requests } = this.#options;
+    for (const item of items) {
+      if (item.failures === 0) item.writesBefore = requests.writes;
+      item.failures += 1;
+      item.doubt = operation;
+    }
+    const failures = Math.max(...items.map((item) => item.failures));
+    await requests.backOff(failures - 1);
+    const again: Item[] = [];
+    for (const item of items) {
+      const next = await this.#lookUp(operation, item);
+      if (next === operation) again.push(item);
+      else if (next !== undefined) this.#add(next, item);
+    }
+    const [only] = again;
+    if (only === undefined) return;
+    const othersGotThrough = requests.writes > only.writesBefore;
+    if (again.length === 1 && failures >= failuresOfOneRow && othersGotThrough) {
+      this.#failed(only, asObjection(cause));
+    } else if (failures >= failuresBeforeHalving) {
+      for (const half of halves(again)) await this.#send(operation, half);
+    } else await this.#send(operation, again);
+  }
+
+  // Answers
+
+  #answered(operation: RowOperation, item: Item, objection: Objection | undefined): void {
+    if (objection === undefined) this.#settled(item, outcomes[operation]);
+    else if (operation === 'create' && objection.code === 'service.conflict') {
+      const isOurs = this.#options.mode !== 'create' || item.doubt === 'create';
+      if (isOurs) this.#route(item, () => this.#compareWithStored(item, objection));
+      else this.#failed(item, objection);
+    } else if (operation === 'update' && objection.code === 'service.changed-meanwhile') {
+      item.races += 1;
+      this.#route(item, () => this.#found(item, notEnrolled));
+    } else if (operation === 'delete' && objection.code === 'service.not-found') {
+      this.#settled(item, item.doubt === 'delete' ? 'deleted' : 'absent');
+    } else this.#failed(item, objection);
+  }
+
+  /** What is left to do for a row after a request of unknown fate. */
+  async #lookUp(operation: RowOperation, item: Item): Promise<RowOperation | undefined> {
+    const found = await this.#find(item);
+    if (found === undefined) return undefined;
+    const { stored } = found;
+    if (stored !== undefined) return operation === 'delete' ? 'delete' : this.#compared(item, stored);
+    if (operation === 'create') return 'create';
+    if (operation === 'delete') this.#settled(item, 'deleted');
+    else if (this.#options.force && this.#options.mode === 'upsert') return 'create';
+    else this.#failed(item, { ...notEnrolled, message: 'is not enrolled any more' });
+    return undefined;
+  }
+
+  /** A row that is to be compared with what is there; `whenAbsent` stands against it when nothing is. */
+  async #compareWithStored(item: Item, whenAbsent: Objection): Promise<RowOperation | undefined> {
+    const { journal, mode } = this.#options;
+    const share = mode === 'update' ? 1 : this.#existing / Math.max(1, this.#existing + this.#fresh);
+    this.#readAll((journal.rows - journal.done) * share);
+    const snapshot = await this.#snapshot;
+    const stored = await snapshot?.find(item.row.enrollment.registrationId);
+    if (stored !== undefined) return this.#compared(item, stored);
+    if (snapshot?.isComplete === true && mode === 'update') {
+      this.#failed(item, whenAbsent);
+      return undefined;
+    }
+    return this.#found(item, whenAbsent);
+  }
+
+  async #found(item: Item, whenAbsent: Objection): Promise<RowOperation | undefined> {
+    const found = await this.#find(item);
+    if (found === undefined) return undefined;
+    if (found.stored !== undefined) return this.#compared(item, found.stored);
+    this.#failed(item, whenAbsent);
+    return undefined;
+  }
+
+  #compared(item: Item, stored: StoredEnrollment): RowOperation | undefined {
+    const { mode, force } = this.#options;
+    const comparison = compare(item.row.enrollment, stored, force);
+    if (comparison.action === 'unchanged') {
+      const { doubt } = item;
+      // What was sent with unknown fate, and is there, has most probably arrived.
+      this.#settled(item, doubt === 'create' || doubt === 'update' ? outcomes[doubt] : 'unchanged');
+      return undefined;
+    }
+    if (comparison.action === 'conflict') this.#failed(item, comparison.objection);
+    else if (mode === 'create') this.#failed(item, enrolledAlready);
+    else if (item.base !== undefined && item.base !== stored.etag && (!force || item.races > mostRaces)) {
+      this.#failed(item, changedMeanwhile);
+    } else {
+      item.enrollment = comparison.enrollment;
+      item.base = stored.etag;
+      return 'update';
+    }
+    return undefined;
+  }
+
+  /** Undefined when the row has failed. */
+  async #find(item: Item): Promise<{ readonly stored: StoredEnrollment | undefined } | undefined> {
+    try {
+      return { stored: await this.#options.requests.find(item.row.enrollment.registrationId) };
+    } catch (error) {
+      const objection = error instanceof Unreadable ? asObjection(error.cause) : objectionOf(error);
+      if (objection === undefined) throw error;
+      this.#failed(item, objection);
+      return undefined;
+    }
+  }
+
+  // All enrollments at once
+
+  /** Begins to read all enrollments of the service, once, where that is likely to save more look-ups than it costs. */
+  #readAll(lookUps: number): void {
+    if (this.#snapshot !== undefined || lookUps < fewLookups) return;
+    const { journal, rows, requests } = this.#options;
+    this.#snapshot = EnrollmentSnapshot.read({
+      ids: idsOf(rows()),
+      count: journal.rows,
+      pages: requests.pages(),
+      most: Math.ceil(lookUps / 2),
+    });
+    this.#flow(async () => {
+      this.#known = await this.#snapshot;
+    });
+  }
+
+  // Outcomes
+
+  #settled(item: Item, outcome: RowOutcome): void {
+    this.#leave(item);
+    this.#options.tally.settled(item.index, outcome);
+  }
+
+  #failed(item: Item, { code, message, errorCode }: Objection): void {
+    this.#leave(item);
+    this.#options.tally.failed({
+      row: item.index,
+      ...(item.row.file === undefined ? {} : { file: item.row.file }),
+      line: item.row.line,
+      registrationId: item.row.enrollment.registrationId,
+      code,
+      message,
+      ...(errorCode === undefined ? {} : { errorCode }),
+    });
+  }
+
+  #leave(item: Item): void {
+    this.#finished += 1;
+    this.#busy.delete(idOf(item.row));
+    this.#wake();
+  }
+}
+
+const outcomes: Readonly<Record<RowOperation, RowOutcome>> = {
+  create: 'created',
+  update: 'updated',
+  delete: 'deleted',
+};
+
+function isDone(state: RowState): boolean {
+  return (rowOutcomes as readonly RowState[]).includes(state);
+}
+
+function idOf(row: ImportRow): string {
+  return row.enrollment.registrationId.toLowerCase();
+}
+
+async function* idsOf(rows: AsyncIterable<ImportRow>): AsyncGenerator<string, void> {
+  for await (const row of rows) yield idOf(row);
+}
+
+function halves<T>(items: readonly T[]): readonly (readonly T[])[] {
+  const middle = Math.ceil(items.length / 2);
+  return [items.slice(0, middle), items.slice(middle)];
+}
+
+function inputChanged(): IotdmError {
+  return new IotdmError('input.invalid', 'the input has changed while it was being imported');
+}
