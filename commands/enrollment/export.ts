@@ -10,6 +10,7 @@ import {
 } from '../../src/station/enrollment-export.ts';
 import { readCheckedRows, type InputFormat } from '../../src/station/enrollment-input.ts';
 import {
+  faultsOption,
   ignoreUnknownColumnsOption,
   inputFormats,
   withCheckedInput,
@@ -59,6 +60,7 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
         inputFormats,
       ),
       ignoreUnknownColumnsOption(),
+      faultsOption(),
     ],
     async run(context, [files], options) {
       const { format, out, overwrite = false } = options;

@@ -4,6 +4,7 @@ import type { ImportMode, ImportSummary } from '../../src/station/import.ts';
 import type { InputFormat } from '../../src/station/enrollment-input.ts';
 import type { Context } from '../shared/context.ts';
 import {
+  faultsOption,
   ignoreUnknownColumnsOption,
   inputFormats,
   withCheckedInput,
@@ -51,6 +52,7 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     new Option('--format <format>', 'of the files, where their names do not tell').choices(inputFormats),
     new Option('--concurrency <n>', 'requests under way at once').default('4'),
     ignoreUnknownColumnsOption(),
+    faultsOption(),
   ],
   async run(context, [files], options) {
     const concurrency = parseConcurrency(options.concurrency);

@@ -151,7 +151,13 @@ class RowSplitter {
   }
 
   #separatorOf(row: string): Separator {
-    this.#separator ??= mostFrequentSeparator(row);
+    if (this.#separator !== undefined) return this.#separator;
+    const unquoted = row.replaceAll(/"[^"]*"/g, '');
+    if (/\r[^\n]/.test(unquoted)) {
+      const message = 'the lines end with CR alone instead of LF or CR LF';
+      throw inputError(this.#name, this.#number - 1, row.indexOf('\r') + 1, message);
+    }
+    this.#separator = mostFrequentSeparator(unquoted);
     return this.#separator;
   }
 
@@ -226,9 +232,8 @@ function isTrimmed(cell: string): boolean {
   return first > 0x20 && first < 0x7f && last > 0x20 && last < 0x7f;
 }
 
-/** Outside quotes; the comma where there is none. */
-function mostFrequentSeparator(row: string): Separator {
-  const unquoted = row.replaceAll(/"[^"]*"/g, '');
+/** The comma where there is none. */
+function mostFrequentSeparator(unquoted: string): Separator {
   let most: { separator: Separator; count: number } = { separator: ',', count: 0 };
   for (const separator of separators) {
     const count = unquoted.split(separator).length - 1;

@@ -159,6 +159,7 @@ describe('readCsv', () => {
       rows('a,b\n1,"open\n2,3\n'),
       refused(/^rows\.csv:2:1: a quote is opened here and never closed/),
     );
+    await assert.rejects(rows('\na,b\r1,2\r'), refused(/^rows\.csv:2:4: the lines end with CR alone/));
     await assert.rejects(rows('a,b\n1,x"y"\n'), refused(/^rows\.csv:2:4: a quote stands inside a cell/));
     await assert.rejects(
       rows('a,b\n1,"x"y\n'),
