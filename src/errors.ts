@@ -19,6 +19,7 @@ export const errorCodes = [
   'input.locked',
   'input.key-unsuitable',
   'input.private-key',
+  'input.station-key',
   'tpm-unavailable.not-found',
   'tpm-unavailable.permission',
   'tpm-unavailable.busy',
@@ -64,6 +65,8 @@ export const errorCodes = [
   'verify.ek',
   'verify.manifest',
   'verify.identity-conflict',
+  'verify.bundle',
+  'verify.signature',
   'interrupted.signal',
 ] as const;
 

@@ -13,6 +13,16 @@ const certificateElsewhere =
   'firmware TPMs of Intel and AMD have none in them, their vendor serves it on the web: iotdm ek read --format tpm2b --out ek.pub, ' +
   'tpm2_getekcertificate -u ek.pub -o ek.crt, then: iotdm ek verify --cert ek.crt';
 
+const makeStationKey =
+  'make an Ed25519 key for the station: openssl genpkey -algorithm ed25519 -out station.key, and for those who check: openssl pkey -in station.key -pubout -out station.pub';
+
+const stationKeyFixes: Readonly<Record<string, string>> = {
+  encrypted:
+    'decrypt it into a file that only this user can read: (umask 077; openssl pkey -in FILE -out station.key), or make one without a passphrase for this station: openssl genpkey -algorithm ed25519 -out station.key',
+  'not-private': 'give the private key with --sign-key; the public one is for --verify-key',
+  'not-public': 'give the public key of the station: openssl pkey -in station.key -pubout -out station.pub',
+};
+
 /** By the verdict of `ek verify`. */
 const verdictFixes: Readonly<Record<string, string>> = {
   untrusted:
@@ -89,6 +99,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'a private key was given where a public one is wanted; it was not used',
     cause: 'the wrong file of a pair',
     fix: 'keep it to yourself, and give the public half: openssl pkey -in FILE -pubout -out public.pem',
+  },
+  'input.station-key': {
+    meaning: 'the key is none that a station can sign with, or that its signature can be checked with',
+    cause: 'an encrypted key, a key of another kind than Ed25519, or the wrong half of the pair',
+    fix: ({ details }) => stationKeyFixes[String(details['reason'])] ?? makeStationKey,
   },
   'input.rows': {
     meaning: 'rows of the input are faulty; nothing was sent',
@@ -340,6 +355,17 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'one chip was recorded with two serial numbers, or one serial number with two chips',
     cause: 'a mistyped or exchanged label',
     fix: 'check the label of the device: one chip and one serial number belong together',
+  },
+  'verify.bundle': {
+    meaning: 'the bundle is not what its list of checksums says; nothing was sent',
+    cause: 'a copy that was cut short, or somebody who changed it, added to it or took from it on the way',
+    fix: 'copy the bundle again from where it was made; if it differs there too, export it again from the manifest',
+  },
+  'verify.signature': {
+    meaning: 'the station whose key was given has not signed this; nothing was sent',
+    cause:
+      'a bundle of another station, one that was made without --sign-key, or one that was changed on the way',
+    fix: 'ask the station for its bundle, made with --sign-key, and for its public key: openssl pkey -in station.key -pubout -out station.pub',
   },
   'interrupted.signal': {
     meaning: 'the command was stopped by the user or the system',

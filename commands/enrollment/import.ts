@@ -5,6 +5,7 @@ import type { InputFormat } from '../../src/station/enrollment-input.ts';
 import type { Context } from '../shared/context.ts';
 import {
   faultsOption,
+  verifyKeyOption,
   ignoreUnknownColumnsOption,
   inputFormats,
   withCheckedInput,
@@ -28,7 +29,10 @@ const MAX_CONCURRENCY = 64;
 export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | ImportDryRun> = {
   name: 'import',
   arguments: [
-    ['<file...>', 'CSV, NDJSON (a manifest of harvest), JSON, or the output of Limpet; - reads stdin'],
+    [
+      '<file...>',
+      'CSV, NDJSON (a manifest of harvest), JSON, the output of Limpet, or a bundle of export; - reads stdin',
+    ],
   ],
   summary: 'enroll the devices in a file',
   description:
@@ -53,6 +57,7 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     new Option('--concurrency <n>', 'requests under way at once').default('4'),
     ignoreUnknownColumnsOption(),
     faultsOption(),
+    verifyKeyOption(),
   ],
   async run(context, [files], options) {
     const concurrency = parseConcurrency(options.concurrency);

@@ -163,10 +163,13 @@ export class Context {
    * @returns undefined where there is none
    */
   async readSecret(file: string | undefined, variable: string, what: string): Promise<Secret | undefined> {
-    if (file === undefined) {
-      const value = this.host.environment[variable];
-      return value === undefined || value === '' ? undefined : Secret.fromText(value);
-    }
+    if (file !== undefined) return this.readSecretFile(file, what);
+    const value = this.host.environment[variable];
+    return value === undefined || value === '' ? undefined : Secret.fromText(value);
+  }
+
+  /** A secret from a file or stdin (`-`). */
+  async readSecretFile(file: string, what: string): Promise<Secret> {
     if (/sharedaccesskey\s*=/i.test(file)) {
       throw new IotdmError(
         'usage.secret-in-argv',

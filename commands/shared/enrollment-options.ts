@@ -13,11 +13,13 @@ import {
   type InputSource,
 } from '../../src/station/enrollment-input.ts';
 import type { Context } from './context.ts';
+import { BundleOpener } from './bundle-input.ts';
 import { defaultFaultReport, FaultReport } from './fault-report.ts';
 
 export interface InputFileOptions {
   readonly ignoreUnknownColumns?: boolean;
   readonly faults?: string;
+  readonly verifyKey?: string;
 }
 
 /** More than these are not shown, and go into a file. */
@@ -36,10 +38,14 @@ export function faultsOption(): Option {
   );
 }
 
+export function verifyKeyOption(): Option {
+  return new Option('--verify-key <pem>', "the station's public key: take bundles only that it has signed");
+}
+
 /**
  * Runs a task on files of enrollments after every row in them was checked. Standard input is kept in a file (0600)
  * meanwhile, as it is read twice: once to check, once to work.
- * @throws IotdmError `input.rows` with all faults in its details; the task has not begun then
+ * @throws IotdmError `verify.*` for a bundle, `input.rows` with all faults in its details; the task has not begun then
  */
 export async function withCheckedInput<T>(
   context: Context,
@@ -51,8 +57,12 @@ export async function withCheckedInput<T>(
   const sources: InputSource[] = [];
   let spool: string | undefined;
   try {
+    const bundles = new BundleOpener(context, options.verifyKey);
     for (const file of files) {
-      if (file === '-') {
+      const bundle = await bundles.open(file);
+      if (bundle !== undefined) {
+        sources.push(...bundle);
+      } else if (file === '-') {
         spool ??= await spoolStdin(context);
         const kept = fileInput(spool, format);
         sources.push({ ...kept, name: '<stdin>' });

@@ -48,6 +48,8 @@ const enrollmentMembers = new Set<string>([
   'reprovisionPolicy',
   'optionalDeviceInformation',
   'etag',
+  // Not the service's: a bundle carries it along.
+  'serialNumber',
 ]);
 
 /** An enrollment in the service's own shape, as Limpet, `az` and our export write it. */
@@ -75,6 +77,7 @@ function fillFromEnrollment(draft: RowDraft, row: JsonRow, members: Members, opt
   draft.setDeviceInformation(members.optionalDeviceInformation, (path) =>
     row.place(['optionalDeviceInformation', ...path]),
   );
+  setJsonText(draft, 'serialNumber', row, ['serialNumber'], members.serialNumber);
   draft.setEtag(members.etag, () => row.place(['etag']));
   if (options.ignoreUnknownColumns === true) return;
   for (const name of Object.keys(members)) {
