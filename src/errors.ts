@@ -52,6 +52,8 @@ export const errorCodes = [
   'service.not-found',
   'service.conflict',
   'service.changed-meanwhile',
+  'service.key-differs',
+  'service.not-tpm',
   'service.invalid',
   'service.unexpected-answer',
   'network.unreachable',

@@ -287,6 +287,16 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'somebody else changed it between reading and writing',
     fix: 'somebody else changed it: look at it again and repeat the command',
   },
+  'service.key-differs': {
+    meaning: 'the enrollment is that of another TPM, and was left alone',
+    cause: 'a mistyped registration id, or a device whose TPM or mainboard was replaced',
+    fix: 'look at it with: iotdm enrollment show ID; if the TPM of this device was replaced, pass --force',
+  },
+  'service.not-tpm': {
+    meaning: 'the enrollment is not one of a TPM, and was left alone',
+    cause: 'a device that was enrolled with a certificate or a symmetric key by another tool',
+    fix: 'change it with the tool that made it, such as: az iot dps enrollment update',
+  },
   'service.invalid': {
     meaning: 'the service refused the request as invalid',
     cause: 'a value that it does not accept, which its message names',
