@@ -51,8 +51,9 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   },
   'usage.no-credentials': {
     meaning: 'a service is to be asked, and there are no credentials for it',
-    cause: "neither a file nor the environment gives the service's connection string",
-    fix: 'pass --dps-connection-string-file FILE or set IOTDM_DPS_CONNECTION_STRING; for a rehearsal: iotdm emulator start',
+    cause:
+      "neither a file nor the environment gives the service's connection string, and no host is named to which Microsoft Entra ID would give access",
+    fix: 'pass --dps-connection-string-file FILE or set IOTDM_DPS_CONNECTION_STRING; or pass --dps HOST to use Microsoft Entra ID; for a rehearsal: iotdm emulator start',
   },
   'usage.needs-confirmation': {
     meaning: 'the command destroys something and was not confirmed; nothing was changed',
@@ -270,7 +271,16 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the service refused the credentials',
     cause:
       "a key that was rolled over, a connection string of another service, a policy without the right, or a machine's clock that is wrong",
-    fix: 'check that the connection string belongs to this service, and that its policy allows the operation',
+    fix: ({ details }) =>
+      details['credentials'] === 'entra'
+        ? 'give this identity the role "Device Provisioning Service Data Contributor" at the service, or pass a connection string with --dps-connection-string-file'
+        : 'check that the connection string belongs to this service, and that its policy allows the operation',
+  },
+  'auth.no-token': {
+    meaning: 'there is no connection string, and Microsoft Entra ID gave no token in its place',
+    cause:
+      'nobody is logged in here with the Azure CLI, the machine has no managed identity, or AZURE_CLIENT_ID and its companions are wrong',
+    fix: 'log in with: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; or pass a connection string with --dps-connection-string-file',
   },
   'service.not-found': {
     meaning: 'the service does not have it',
@@ -310,7 +320,15 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'network.unreachable': {
     meaning: 'the host cannot be reached',
     cause: 'a mistyped name, no network, or a network that is left through a proxy only',
-    fix: 'check the host name, the network and whether a proxy is needed',
+    fix: 'check the host name and the network, and whether it is left through a proxy only: --proxy URL, or HTTPS_PROXY',
+  },
+  'network.proxy': {
+    meaning: 'the HTTPS proxy cannot be used; the service was not reached',
+    cause: 'a wrong address, missing credentials, or a proxy that does not let this host through',
+    fix: ({ details }) =>
+      details['proxyStatus'] === 407
+        ? 'set HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT in the environment'
+        : 'check --proxy (or HTTPS_PROXY); hosts that need no proxy belong in NO_PROXY',
   },
   'network.tls': {
     meaning: 'no secure connection could be made',

@@ -15,6 +15,8 @@ export interface Settings {
   readonly dps: string | undefined;
   readonly dpsConnectionStringFile: string | undefined;
   readonly ca: string | undefined;
+  /** A secret where it holds a password. */
+  readonly proxy: string | undefined;
   /** Seconds, of one TPM command or HTTP request. */
   readonly timeout: number | undefined;
   readonly yes: boolean;
@@ -93,7 +95,8 @@ const sharedOptions: readonly SharedOption[] = [
     key: 'dps',
     group: 'service',
     flags: '--dps <host>',
-    description: 'DPS service host, where it is not the one in the connection string',
+    description:
+      'DPS service host, where it is not the one in the connection string; without one, Microsoft Entra ID gives access',
     environment: ['IOTDM_DPS_HOST'],
     type: 'text',
   },
@@ -112,6 +115,14 @@ const sharedOptions: readonly SharedOption[] = [
     flags: '--ca <pem>',
     description: 'extra certificate authority to trust, such as the emulator or an inspecting proxy',
     environment: ['IOTDM_CA'],
+    type: 'text',
+  },
+  {
+    key: 'proxy',
+    group: 'service',
+    flags: '--proxy <url>',
+    description: 'HTTPS proxy, http://host:port; hosts in NO_PROXY are reached without it',
+    environment: ['HTTPS_PROXY', 'https_proxy'],
     type: 'text',
   },
   {
@@ -231,6 +242,7 @@ export function resolveSettings(
     dps: text('dps'),
     dpsConnectionStringFile: text('dpsConnectionStringFile'),
     ca: text('ca'),
+    proxy: text('proxy'),
     timeout: timeout === undefined ? undefined : parseSeconds(timeout),
     yes: found('yes') === true,
     dryRun: found('dryRun') === true,
