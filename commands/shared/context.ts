@@ -311,7 +311,7 @@ export class Context {
   async #proxyTo(host: string): Promise<Proxy | undefined> {
     const { proxy: given, flags } = this.settings;
     if (given === undefined || given === '') return undefined;
-    const [{ isExemptFromProxy, parseProxy }, { parseServiceHost }] = await Promise.all([
+    const [{ isExemptFromProxy, parseProxy }, { isLoopback, parseServiceHost }] = await Promise.all([
       import('../../src/dps/proxy.ts'),
       import('../../src/dps/service-host.ts'),
     ]);
@@ -323,8 +323,10 @@ export class Context {
         'every user of this machine can read a command line: set HTTPS_PROXY in the environment',
       );
     }
-    const { NO_PROXY: upper, no_proxy: lower } = this.host.environment;
-    return isExemptFromProxy(upper ?? lower, parseServiceHost(host)) ? undefined : proxy;
+    // A machine's proxy is for what is outside of it: the emulator is reached directly.
+    if (this.#isProxyOfEnvironment() && isLoopback(parseServiceHost(host).hostname)) return undefined;
+    const { NO_PROXY: upper = '', no_proxy: lower = '' } = this.host.environment;
+    return isExemptFromProxy(`${upper},${lower}`, parseServiceHost(host)) ? undefined : proxy;
   }
 
   async #readCertificates(file: string): Promise<string> {

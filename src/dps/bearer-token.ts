@@ -82,7 +82,7 @@ function noToken(cause: unknown): IotdmError {
     code === undefined
       ? 'no identity is logged in on this machine, or it cannot be reached'
       : `it said ${code}`;
-  return new IotdmError('auth.no-token', `Microsoft Entra ID gave no token: ${reason}`, {
+  return new IotdmError('auth.no-token', `no token from Microsoft Entra ID: ${reason}`, {
     ...(cause === undefined ? {} : { cause }),
     ...(code === undefined ? {} : { details: { entraCode: code } }),
   });

@@ -7,7 +7,7 @@ import { DefaultAzureCredential } from '@azure/identity';
 import { IotdmError } from '../errors.ts';
 import type { TokenCredential } from './bearer-token.ts';
 import type { Proxy } from './proxy.ts';
-import { parseServiceHost } from './service-host.ts';
+import { isLoopback, parseServiceHost } from './service-host.ts';
 
 export interface EntraOptions {
   /** PEM certificates, trusted in addition to Node's roots. */
@@ -44,7 +44,7 @@ export function entraCredential({ ca, proxy }: EntraOptions): TokenCredential {
 export function refuseForeignHost(host: string): void {
   const { hostname } = parseServiceHost(host);
   if (/^[a-z0-9-]+\.azure-devices-provisioning\.net$/i.test(hostname)) return;
-  if (hostname === 'localhost' || hostname === '::1' || hostname.startsWith('127.')) return;
+  if (isLoopback(hostname)) return;
   throw new IotdmError(
     'usage.invalid',
     `a token of Microsoft Entra ID is sent to NAME.azure-devices-provisioning.net only, not to ${hostname}: give a connection string`,

@@ -51,12 +51,9 @@ function decoded(text: string): string {
  * Whether `NO_PROXY` names a host: `*`, or entries with commas or spaces between them, each a host that stands for its
  * subdomains as well (`example.com`, `.example.com`, `*.example.com`), perhaps with a port. As curl does.
  */
-export function isExemptFromProxy(
-  noProxy: string | undefined,
-  host: { hostname: string; port: number },
-): boolean {
+export function isExemptFromProxy(noProxy: string, host: { hostname: string; port: number }): boolean {
   const hostname = host.hostname.toLowerCase();
-  return (noProxy ?? '')
+  return noProxy
     .toLowerCase()
     .split(/[\s,]+/)
     .filter((entry) => entry !== '')

@@ -11,6 +11,15 @@ export interface ServiceHost {
   readonly port: number;
 }
 
+/** Whether a host name or address is this machine itself. */
+export function isLoopback(hostname: string): boolean {
+  return (
+    hostname.toLowerCase() === 'localhost' ||
+    hostname === '::1' ||
+    (isIPv4(hostname) && hostname.startsWith('127.'))
+  );
+}
+
 const form = 'name.azure-devices-provisioning.net or host:port, without https://';
 
 /**

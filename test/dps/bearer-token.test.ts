@@ -68,7 +68,7 @@ describe('BearerToken', () => {
       'ChainedTokenCredential authentication failed.\nCredentialUnavailableError: …',
     );
     const message =
-      /^Microsoft Entra ID gave no token: no identity is logged in on this machine, or it cannot be reached$/;
+      /^no token from Microsoft Entra ID: no identity is logged in on this machine, or it cannot be reached$/;
     await assert.rejects(
       new BearerToken(credential).authorization(signal),
       refused('auth.no-token', message),

@@ -12,6 +12,8 @@ export interface ConnectProxy {
   readonly seen: () => Buffer;
   /** Answers with these bytes in place of a tunnel; null says nothing at all; undefined tunnels. */
   answer: string | null | undefined;
+  /** Where every tunnel leads, `host:port`; undefined leads where it was asked for. */
+  route: string | undefined;
   close(): Promise<void>;
 }
 
@@ -32,7 +34,7 @@ export async function startConnectProxy(): Promise<ConnectProxy> {
       client.end(proxy.answer);
       return;
     }
-    const [host = '', port = ''] = target.split(':');
+    const [host = '', port = ''] = (proxy.route ?? target).split(':');
     const upstream = connect({ host, port: Number(port) }, () => {
       client.write('HTTP/1.1 200 Connection established\r\n\r\n');
       upstream.write(head);
@@ -49,6 +51,7 @@ export async function startConnectProxy(): Promise<ConnectProxy> {
     authorizations: [],
     seen: () => Buffer.concat(passed),
     answer: undefined,
+    route: undefined,
     async close() {
       for (const socket of sockets) socket.destroy();
       await new Promise((resolve) => server.close(resolve));
