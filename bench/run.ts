@@ -17,8 +17,11 @@ const node = (name: string, ...args: string[]): Program => ({ name, command: 'no
 
 const short: Rounds = { warmUp: 2, counted: 15 };
 const long: Rounds = { warmUp: 1, counted: 5 };
+const longest: Rounds = { warmUp: 1, counted: 3 };
 
-const KEY_ROWS = 100_000;
+const KEY_ROWS = 1_000_000;
+/** What memory is compared with, to tell how it grows with each row. */
+const FEW_KEY_ROWS = 10_000;
 const CERTIFICATE_ROWS = 10_000;
 
 const interrupt = new AbortController();
@@ -61,8 +64,14 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
 
   'import-check': async (dir) => {
     const keys = join(dir, 'keys.csv');
+    const few = join(dir, 'few-keys.csv');
     await writeKeyRows(keys, KEY_ROWS);
-    await showImport('Checking an import: endorsement keys', keys, KEY_ROWS);
+    await writeKeyRows(few, FEW_KEY_ROWS);
+    const peakOfMany = await showImport('Checking an import: endorsement keys', keys, KEY_ROWS);
+    const peakOfFew = await showImport('The same', few, FEW_KEY_ROWS);
+    const growth = (peakOfMany - peakOfFew) / (KEY_ROWS - FEW_KEY_ROWS);
+    console.log(`  from there on, iotdm's peak memory grows by ${growth.toFixed(0)} bytes a row`);
+    await Promise.all([rm(keys), rm(few)]);
   },
 
   'import-certificates': async (dir) => {
@@ -83,12 +92,15 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
   },
 };
 
-async function showImport(title: string, file: string, rows: number): Promise<void> {
+/** @returns iotdm's peak memory in bytes */
+async function showImport(title: string, file: string, rows: number): Promise<number> {
   const programs = [
     node('iotdm enrollment import --dry-run', executable, 'enrollment', 'import', file, '--dry-run'),
     node('csv-parse, the rows alone', path('bench/peers/csv-parse.mjs'), file),
   ];
-  show(`${title}, ${rows.toLocaleString('en')} rows`, await measure(programs, long, interrupt.signal), rows);
+  const measurements = await measure(programs, rows > 100_000 ? longest : long, interrupt.signal);
+  show(`${title}, ${rows.toLocaleString('en')} rows`, measurements, rows);
+  return measurements[0]?.peakBytes ?? Number.NaN;
 }
 
 function show(title: string, [own, ...peers]: readonly Measurement[], rows?: number): void {
@@ -120,7 +132,7 @@ try {
   const cores = cpus();
   console.log(
     `Node.js ${process.version}, ${platform()} ${arch()}, ${cores.length} × ${cores[0]?.model.trim() ?? 'unknown'}; ` +
-      `medians of ${short.counted} rounds (imports: ${long.counted}), peak memory of the process`,
+      `medians of ${short.counted} rounds (imports: ${long.counted}, of a million rows ${longest.counted}), peak memory of the process`,
   );
   for (const [name, run] of Object.entries(parts)) {
     if (wanted.length === 0 || wanted.includes(name)) await run(dir);

@@ -26,6 +26,7 @@ import { enrollmentExport } from './enrollment/export.ts';
 import { enrollmentImport } from './enrollment/import.ts';
 import { enrollmentList } from './enrollment/list.ts';
 import { enrollmentShow } from './enrollment/show.ts';
+import { enrollmentUpdate } from './enrollment/update.ts';
 import { explainVerb } from './explain.ts';
 import { harvestVerb } from './harvest.ts';
 import { manifestMerge } from './manifest/merge.ts';
@@ -153,6 +154,7 @@ export function buildProgram(host: Host): Command {
       declare(enrollmentCreate, host),
       declare(enrollmentShow, host),
       declare(enrollmentList, host),
+      declare(enrollmentUpdate, host),
       declare(enrollmentDelete, host),
       declare(enrollmentImport, host),
       declare(enrollmentExport, host),

@@ -58,6 +58,9 @@ const secretPatterns: readonly [RegExp, string][] = [
   [/(\bsig=)[^&\s'"]+/gi, `$1${shown}`],
   // A SAS key by itself: base64 of 32 or 64 bytes. Endorsement keys and registration ids have other lengths.
   [/(?<![A-Za-z0-9+/_-])(?:[A-Za-z0-9+/_-]{43}=|[A-Za-z0-9+/_-]{86}==)(?!=)/g, shown],
+  // The password of a proxy's or service's address.
+  [/(:\/\/[^\s/@:]*:)[^\s/@]+(?=@)/g, `$1${shown}`],
+  [/(\bBasic\s+)[A-Za-z0-9+/]{8,}=*/g, `$1${shown}`],
   [/(\bBearer\s+)[A-Za-z0-9._~+/-]+=*/g, `$1${shown}`],
 ];
 

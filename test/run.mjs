@@ -24,7 +24,10 @@ if (files.length === 0) {
 const scratch = mkdtempSync(join(tmpdir(), 'iotdm-test-'));
 const environment = Object.fromEntries(
   Object.entries(process.env).filter(
-    ([name]) => !/^(IOTDM_|TPM2TOOLS_|NO_COLOR|FORCE_COLOR|NODE_OPTIONS)/.test(name),
+    ([name]) =>
+      !/^(IOTDM_|TPM2TOOLS_|AZURE_|HTTPS?_PROXY$|NO_PROXY$|ALL_PROXY$|NO_COLOR|FORCE_COLOR|NODE_OPTIONS)/i.test(
+        name,
+      ),
   ),
 );
 // Ctrl-C reaches the tests as well; what they leave behind is still looked for here.

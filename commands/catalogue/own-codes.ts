@@ -13,6 +13,16 @@ const certificateElsewhere =
   'firmware TPMs of Intel and AMD have none in them, their vendor serves it on the web: iotdm ek read --format tpm2b --out ek.pub, ' +
   'tpm2_getekcertificate -u ek.pub -o ek.crt, then: iotdm ek verify --cert ek.crt';
 
+const makeStationKey =
+  'make an Ed25519 key for the station: openssl genpkey -algorithm ed25519 -out station.key, and for those who check: openssl pkey -in station.key -pubout -out station.pub';
+
+const stationKeyFixes: Readonly<Record<string, string>> = {
+  encrypted:
+    'decrypt it into a file that only this user can read: (umask 077; openssl pkey -in FILE -out station.key), or make one without a passphrase for this station: openssl genpkey -algorithm ed25519 -out station.key',
+  'not-private': 'give the private key with --sign-key; the public one is for --verify-key',
+  'not-public': 'give the public key of the station: openssl pkey -in station.key -pubout -out station.pub',
+};
+
 /** By the verdict of `ek verify`. */
 const verdictFixes: Readonly<Record<string, string>> = {
   untrusted:
@@ -41,8 +51,9 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   },
   'usage.no-credentials': {
     meaning: 'a service is to be asked, and there are no credentials for it',
-    cause: "neither a file nor the environment gives the service's connection string",
-    fix: 'pass --dps-connection-string-file FILE or set IOTDM_DPS_CONNECTION_STRING; for a rehearsal: iotdm emulator start',
+    cause:
+      "neither a file nor the environment gives the service's connection string, and no host is named to which Microsoft Entra ID would give access",
+    fix: 'pass --dps-connection-string-file FILE or set IOTDM_DPS_CONNECTION_STRING; or pass --dps HOST to use Microsoft Entra ID; for a rehearsal: iotdm emulator start',
   },
   'usage.needs-confirmation': {
     meaning: 'the command destroys something and was not confirmed; nothing was changed',
@@ -120,6 +131,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'a private key was given where a public one is wanted; it was not used',
     cause: 'the wrong file of a pair',
     fix: 'keep it to yourself, and give the public half: openssl pkey -in FILE -pubout -out public.pem',
+  },
+  'input.station-key': {
+    meaning: 'the key is none that a station can sign with, or that its signature can be checked with',
+    cause: 'an encrypted key, a key of another kind than Ed25519, or the wrong half of the pair',
+    fix: ({ details }) => stationKeyFixes[String(details['reason'])] ?? makeStationKey,
   },
   'input.rows': {
     meaning: 'rows of the input are faulty; nothing was sent',
@@ -308,7 +324,15 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     fix: ({ details }) =>
       details['service'] === 'hub'
         ? 'the hub does not know the device, has it disabled or has another key for it, or a clock is wrong: compare with what the hub shows for it'
-        : 'check that the connection string belongs to this service, and that its policy allows the operation',
+        : details['credentials'] === 'entra'
+          ? 'give this identity the role "Device Provisioning Service Data Contributor" at the service, or pass a connection string with --dps-connection-string-file'
+          : 'check that the connection string belongs to this service, and that its policy allows the operation',
+  },
+  'auth.no-token': {
+    meaning: 'there is no connection string, and Microsoft Entra ID gave no token in its place',
+    cause:
+      'nobody is logged in here with the Azure CLI, the machine has no managed identity, or AZURE_CLIENT_ID and its companions are wrong',
+    fix: 'log in with: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; or pass a connection string with --dps-connection-string-file',
   },
   'service.not-found': {
     meaning: 'the service does not have it',
@@ -328,6 +352,16 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'somebody else changed it between reading and writing',
     fix: 'somebody else changed it: look at it again and repeat the command',
   },
+  'service.key-differs': {
+    meaning: 'the enrollment is that of another TPM, and was left alone',
+    cause: 'a mistyped registration id, or a device whose TPM or mainboard was replaced',
+    fix: 'look at it with: iotdm enrollment show ID; if the TPM of this device was replaced, pass --force',
+  },
+  'service.not-tpm': {
+    meaning: 'the enrollment is not one of a TPM, and was left alone',
+    cause: 'a device that was enrolled with a certificate or a symmetric key by another tool',
+    fix: 'change it with the tool that made it, such as: az iot dps enrollment update',
+  },
   'service.invalid': {
     meaning: 'the service refused the request as invalid',
     cause: 'a value that it does not accept, which its message names',
@@ -345,7 +379,16 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the host cannot be reached',
     cause: 'a mistyped name, no network, or a network that is left through a proxy only',
     fix: ({ details }) =>
-      goingOn(details) ?? 'check the host name, the network and whether a proxy is needed',
+      goingOn(details) ??
+      'check the host name and the network, and whether it is left through a proxy only: --proxy URL, or HTTPS_PROXY',
+  },
+  'network.proxy': {
+    meaning: 'the HTTPS proxy cannot be used; the service was not reached',
+    cause: 'a wrong address, missing credentials, or a proxy that does not let this host through',
+    fix: ({ details }) =>
+      details['proxyStatus'] === 407
+        ? 'set HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT in the environment'
+        : 'check --proxy (or HTTPS_PROXY); hosts that need no proxy belong in NO_PROXY',
   },
   'network.tls': {
     meaning: 'no secure connection could be made',
@@ -404,6 +447,17 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'one chip was recorded with two serial numbers, or one serial number with two chips',
     cause: 'a mistyped or exchanged label',
     fix: 'check the label of the device: one chip and one serial number belong together',
+  },
+  'verify.bundle': {
+    meaning: 'the bundle is not what its list of checksums says; nothing was sent',
+    cause: 'a copy that was cut short, or somebody who changed it, added to it or took from it on the way',
+    fix: 'copy the bundle again from where it was made; if it differs there too, export it again from the manifest',
+  },
+  'verify.signature': {
+    meaning: 'the station whose key was given has not signed this; nothing was sent',
+    cause:
+      'a bundle of another station, one that was made without --sign-key, or one that was changed on the way',
+    fix: 'ask the station for its bundle, made with --sign-key, and for its public key: openssl pkey -in station.key -pubout -out station.pub',
   },
   'interrupted.signal': {
     meaning: 'the command was stopped by the user or the system',

@@ -1,5 +1,9 @@
 import { Option } from 'commander';
+import type { StoredEnrollment } from '../../src/dps/enrollment.ts';
+import type { ProvisioningService } from '../../src/dps/service.ts';
 import { IotdmError } from '../../src/errors.ts';
+import type { Context } from '../shared/context.ts';
+import { clean } from '../shared/enrollment-table.ts';
 import type { Verb } from '../shared/verb.ts';
 
 export interface EnrollmentDeleteOptions {
@@ -18,7 +22,8 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
   summary: 'delete the enrollment of a device',
   description:
     'Deletes the individual enrollment of a device: it can no longer register with DPS. Its identity in an IoT hub, ' +
-    'if it has one, stays. Asks first, unless --yes is given.',
+    'if it has one, stays. Asks first, unless --yes is given, and then deletes only what it has asked about: a change that ' +
+    'somebody makes meanwhile stops it.',
   examples: ['iotdm enrollment delete y5wivfciikcievvnsbpkhzcahwm4chuzx6v4hnqnlqfs3fjf6rxa --yes'],
   seeAlso: ['iotdm enrollment show', 'iotdm enrollment import --mode delete'],
   settings: ['service', 'timeout', 'confirm', 'dry-run'],
@@ -27,17 +32,52 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
     const registrationId = typed.toLowerCase();
     const service = await context.openService();
     if (context.settings.dryRun) {
-      if ((await service.find(registrationId)) === undefined) {
-        throw new IotdmError('service.not-found', `${registrationId} is not enrolled at ${service.host}`, {
-          details: { registrationId },
-        });
-      }
+      refuseOther(await found(service, registrationId), ifMatch);
       return { registrationId, deleted: false, dryRun: true };
     }
-    await context.confirm(`Delete the enrollment ${registrationId} from ${service.host}?`);
-    await service.delete(registrationId, ifMatch);
+    const etag = context.settings.yes ? ifMatch : await confirmed(context, service, registrationId, ifMatch);
+    await service.delete(registrationId, etag);
     return { registrationId, deleted: true };
   },
   describe: ({ registrationId, deleted }) =>
     deleted ? `Deleted ${registrationId}.\n` : `Would delete ${registrationId}.\n`,
 };
+
+/** Asks, and returns the ETag of what was asked about. */
+async function confirmed(
+  context: Context,
+  service: ProvisioningService,
+  registrationId: string,
+  ifMatch: string | undefined,
+): Promise<string> {
+  // Where nobody can be asked there is no need to look.
+  if (!context.console.isInteractive) await context.confirm(question(registrationId, service));
+  const enrollment = await found(service, registrationId);
+  refuseOther(enrollment, ifMatch);
+  await context.confirm(question(registrationId, service, enrollment.deviceId));
+  return enrollment.etag;
+}
+
+function question(registrationId: string, service: ProvisioningService, deviceId?: string): string {
+  const device = deviceId === undefined ? '' : ` (device ${clean(deviceId)})`;
+  return `Delete the enrollment ${registrationId}${device} from ${service.host}?`;
+}
+
+async function found(service: ProvisioningService, registrationId: string): Promise<StoredEnrollment> {
+  const enrollment = await service.find(registrationId);
+  if (enrollment !== undefined) return enrollment;
+  throw new IotdmError('service.not-found', `${registrationId} is not enrolled at ${service.host}`, {
+    details: { registrationId },
+  });
+}
+
+function refuseOther({ registrationId, etag }: StoredEnrollment, ifMatch: string | undefined): void {
+  if (ifMatch === undefined || ifMatch === etag) return;
+  throw new IotdmError(
+    'service.changed-meanwhile',
+    `${registrationId} has the ETag ${etag}, not the given one`,
+    {
+      details: { registrationId },
+    },
+  );
+}

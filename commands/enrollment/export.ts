@@ -1,5 +1,3 @@
-import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
 import {
@@ -8,18 +6,24 @@ import {
   exportFormats,
   type ExportFormat,
 } from '../../src/station/enrollment-export.ts';
-import { readCheckedRows, type InputFormat } from '../../src/station/enrollment-input.ts';
+import { bundleParts, hashed, isBundleName } from '../../src/station/bundle.ts';
+import { readCheckedRows, type InputFormat, type InputSource } from '../../src/station/enrollment-input.ts';
+import { readStationSigner } from '../../src/station/station-key.ts';
+import type { Context } from '../shared/context.ts';
 import {
+  faultsOption,
+  verifyKeyOption,
   ignoreUnknownColumnsOption,
   inputFormats,
   withCheckedInput,
   type InputFileOptions,
 } from '../shared/enrollment-options.ts';
-import { writeOutputFile } from '../shared/output-file.ts';
+import { writeOutputDirectory, writeOutputFile, type OutputPart } from '../shared/output-file.ts';
 import { count, type Verb } from '../shared/verb.ts';
 
 export interface EnrollmentExportOptions extends InputFileOptions {
-  readonly format: ExportFormat;
+  readonly format: ExportFormat | 'bundle';
+  readonly signKey?: string;
   readonly inputFormat?: InputFormat;
   readonly out?: string;
   readonly overwrite?: boolean;
@@ -27,7 +31,7 @@ export interface EnrollmentExportOptions extends InputFileOptions {
 
 export interface EnrollmentExportResult {
   readonly total: number;
-  readonly format: ExportFormat;
+  readonly format: ExportFormat | 'bundle';
   readonly out: string;
   /** Files written. */
   readonly files: number;
@@ -42,38 +46,52 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
     description:
       'Writes the devices of one or more manifests as enrollments that can be registered later, without this machine ' +
       'ever reaching the service: as an array of enrollments (dps-json), as bodies of bulk requests of ten (dps-bulk; a ' +
-      'directory with one file a request), as CSV for iotdm enrollment import, or as a script of Azure CLI calls (az). ' +
+      'directory with one file a request), as CSV for iotdm enrollment import, as a script of Azure CLI calls (az), or as a ' +
+      'bundle for iotdm enrollment import: a directory with checksums, signed with --sign-key, that is taken as it was made or not at all. ' +
       'Needs no credentials and no network.',
     examples: [
       'iotdm enrollment export shift.ndjson --format dps-json --out enrollments.json',
       'iotdm enrollment export shift-*.ndjson --format dps-bulk --out bulk/',
       'iotdm enrollment export shift.ndjson --format az --out enroll.sh',
+      'iotdm enrollment export shift.ndjson --format bundle --out shift-17 --sign-key station.key',
     ],
     seeAlso: ['iotdm harvest', 'iotdm enrollment import'],
     settings: ['dry-run'],
     options: [
-      new Option('--format <format>', 'what to write').choices([...exportFormats]).makeOptionMandatory(),
-      new Option('--out <path>', 'file to write, or directory for dps-bulk (default: stdout)'),
+      new Option('--format <format>', 'what to write')
+        .choices([...exportFormats, 'bundle'])
+        .makeOptionMandatory(),
+      new Option('--out <path>', 'file to write, or directory for dps-bulk and bundle (default: stdout)'),
+      new Option('--sign-key <pem>', "the station's private key, Ed25519, to sign a bundle with"),
       new Option('--overwrite', 'replace files that are there'),
       new Option('--input-format <format>', 'of the input, where its name does not tell').choices(
         inputFormats,
       ),
       ignoreUnknownColumnsOption(),
+      faultsOption(),
+      verifyKeyOption(),
     ],
     async run(context, [files], options) {
-      const { format, out, overwrite = false } = options;
+      const { format, out, overwrite = false, signKey } = options;
+      if (format === 'bundle' && out === undefined) {
+        throw new IotdmError('usage.invalid', 'a bundle is a directory: name it with --out');
+      }
+      if (format !== 'bundle' && signKey !== undefined) {
+        throw new IotdmError('usage.invalid', '--sign-key signs a bundle: pass --format bundle');
+      }
       return withCheckedInput(context, files, options.inputFormat, options, async (sources, total) => {
         const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options);
         if (out === undefined) {
+          if (format === 'bundle') return undefined;
           for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
           return undefined;
         }
         if (context.settings.dryRun) return { total, format, out, files: 0, dryRun: true };
-        if (format !== 'dps-bulk') {
+        if (format !== 'dps-bulk' && format !== 'bundle') {
           await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
           return { total, format, out, files: 1 };
         }
-        return { total, format, out, files: await writeBodies(out, bulkBodies(rows()), overwrite) };
+        return { total, format, out, files: await writeDirectory(context, sources, out, options) };
       });
     },
     describe: (result) =>
@@ -84,21 +102,39 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
           : `Wrote ${count(result.total, 'enrollment')} to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
   };
 
-async function writeBodies(
-  directory: string,
-  bodies: AsyncIterable<object>,
-  overwrite: boolean,
+/** @returns the number of files */
+async function writeDirectory(
+  context: Context,
+  sources: readonly InputSource[],
+  out: string,
+  { format, overwrite = false, signKey, ...options }: EnrollmentExportOptions,
 ): Promise<number> {
-  try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
-  } catch (cause) {
-    throw new IotdmError('usage.output-unwritable', `cannot make the directory ${directory}`, { cause });
+  if (format === 'dps-bulk') {
+    const isOurs = (name: string): boolean => /^bulk-[0-9]{6}\.json$/.test(name);
+    return writeOutputDirectory(out, bulkParts(readCheckedRows(sources, options)), { overwrite, isOurs });
   }
+  const signer =
+    signKey === undefined
+      ? undefined
+      : readStationSigner(await context.readSecretFile(signKey, 'the station key'));
+  const read = sources.map(hashed);
+  const parts = bundleParts({
+    rows: readCheckedRows(read, options),
+    sources: read,
+    tool: context.host.tool,
+    now: context.host.clock(),
+    ...(signer === undefined ? {} : { signer }),
+  });
+  const files = await writeOutputDirectory(out, parts, { overwrite, isOurs: isBundleName });
+  if (signer === undefined) context.console.note('the bundle is not signed: --sign-key FILE signs it');
+  else context.console.note(`signed as station ${signer.keyId}`);
+  return files;
+}
+
+async function* bulkParts(rows: ReturnType<typeof readCheckedRows>): AsyncGenerator<OutputPart> {
   let count = 0;
-  for await (const body of bodies) {
+  for await (const body of bulkBodies(rows)) {
     count += 1;
-    const name = `bulk-${String(count).padStart(6, '0')}.json`;
-    await writeOutputFile(join(directory, name), `${JSON.stringify(body)}\n`, { overwrite });
+    yield { name: `bulk-${String(count).padStart(6, '0')}.json`, content: `${JSON.stringify(body)}\n` };
   }
-  return count;
 }

@@ -33,7 +33,10 @@ const GRACE_MS = 2000;
 export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | ImportDryRun | undefined> = {
   name: 'import',
   arguments: [
-    ['<file...>', 'CSV, NDJSON (a manifest of harvest), JSON, or the output of Limpet; - reads stdin'],
+    [
+      '<file...>',
+      'CSV, NDJSON (a manifest of harvest), JSON, the output of Limpet, or a bundle of export; - reads stdin',
+    ],
   ],
   summary: 'enroll the devices in a file',
   description:

@@ -10,6 +10,9 @@ import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
 import type { ProcessLock } from '../../src/process-lock.ts';
 import type { RecoveryFiles } from '../../src/slot/recovery-files.ts';
+import type { TokenAccess } from '../../src/dps/azure-service.ts';
+import type { Proxy } from '../../src/dps/proxy.ts';
+import type { ServiceCredentials } from '../../src/dps/service-connection-string.ts';
 import type { ProvisioningService } from '../../src/dps/service.ts';
 import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
@@ -238,10 +241,13 @@ export class Context {
    * @returns undefined where there is none
    */
   async readSecret(file: string | undefined, variable: string, what: string): Promise<Secret | undefined> {
-    if (file === undefined) {
-      const value = this.host.environment[variable];
-      return value === undefined || value === '' ? undefined : Secret.fromText(value);
-    }
+    if (file !== undefined) return this.readSecretFile(file, what);
+    const value = this.host.environment[variable];
+    return value === undefined || value === '' ? undefined : Secret.fromText(value);
+  }
+
+  /** A secret from a file or stdin (`-`). */
+  async readSecretFile(file: string, what: string): Promise<Secret> {
     if (/sharedaccesskey\s*=/i.test(file)) {
       throw new IotdmError(
         'usage.secret-in-argv',
@@ -340,20 +346,21 @@ export class Context {
       secretVariables.dpsConnectionString,
       "the service's connection string",
     );
-    if (secret === undefined) {
+    const { dps, timeout } = this.settings;
+    if (secret === undefined && dps === undefined) {
       throw new IotdmError('usage.no-credentials', 'no credentials for the Device Provisioning Service');
     }
-    const [{ parseServiceConnectionString }, { openAzureService }] = await Promise.all([
-      import('../../src/dps/service-connection-string.ts'),
-      import('../../src/dps/azure-service.ts'),
-    ]);
-    const credentials = parseServiceConnectionString(secret);
-    secret.wipe();
-    const { ca, dps, timeout } = this.settings;
+    const ca = this.settings.ca === undefined ? {} : { ca: await this.#readCertificates(this.settings.ca) };
+    const { openAzureService } = await import('../../src/dps/azure-service.ts');
+    const credentials =
+      secret === undefined ? await this.#entraAccess(dps ?? '', ca) : await this.#policyAccess(secret);
+    const proxy = await this.#proxyTo(dps ?? credentials.host);
+    if (proxy !== undefined) this.console.detail(`through the proxy ${proxy.name}`);
     const service = openAzureService({
       credentials,
       ...(dps === undefined ? {} : { host: dps }),
-      ...(ca === undefined ? {} : { ca: await this.#readCertificates(ca) }),
+      ...ca,
+      ...(proxy === undefined ? {} : { proxy }),
       timeoutMs: (timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000,
       userAgent: this.host.tool,
       ...(attempts === undefined ? {} : { attempts }),
@@ -371,6 +378,56 @@ export class Context {
         }, graceMs).unref();
     });
     return service;
+  }
+
+  async #policyAccess(secret: Secret): Promise<ServiceCredentials> {
+    const { parseServiceConnectionString } = await import('../../src/dps/service-connection-string.ts');
+    const credentials = parseServiceConnectionString(secret);
+    secret.wipe();
+    return credentials;
+  }
+
+  async #entraAccess(host: string, ca: { readonly ca?: string }): Promise<TokenAccess> {
+    const [{ entraCredential, refuseForeignHost }, { BearerToken }] = await Promise.all([
+      import('../../src/dps/entra.ts'),
+      import('../../src/dps/bearer-token.ts'),
+    ]);
+    refuseForeignHost(host);
+    // From the environment it takes its proxy itself, and spares the machine's own addresses.
+    const isSetHere = this.settings.proxy !== undefined && !this.#isProxyOfEnvironment();
+    const proxy = isSetHere ? await this.#proxyTo('login.microsoftonline.com') : undefined;
+    this.console.detail('no connection string: Microsoft Entra ID is asked for a token');
+    return {
+      host,
+      token: new BearerToken(entraCredential({ ...ca, ...(proxy === undefined ? {} : { proxy }) })),
+    };
+  }
+
+  #isProxyOfEnvironment(): boolean {
+    const { HTTPS_PROXY: upper, https_proxy: lower } = this.host.environment;
+    return !this.settings.flags.has('proxy') && [upper, lower].includes(this.settings.proxy);
+  }
+
+  /** The proxy that leads to a host, or undefined where there is none. @throws IotdmError `usage.*` */
+  async #proxyTo(host: string): Promise<Proxy | undefined> {
+    const { proxy: given, flags } = this.settings;
+    if (given === undefined || given === '') return undefined;
+    const [{ isExemptFromProxy, parseProxy }, { isLoopback, parseServiceHost }] = await Promise.all([
+      import('../../src/dps/proxy.ts'),
+      import('../../src/dps/service-host.ts'),
+    ]);
+    const proxy = parseProxy(given);
+    if (flags.has('proxy') && proxy.credentials !== undefined) {
+      throw new CommandError(
+        'usage.secret-in-argv',
+        '--proxy is not accepted with a password in it',
+        'every user of this machine can read a command line: set HTTPS_PROXY in the environment',
+      );
+    }
+    // A machine's proxy is for what is outside of it: the emulator is reached directly.
+    if (this.#isProxyOfEnvironment() && isLoopback(parseServiceHost(host).hostname)) return undefined;
+    const { NO_PROXY: upper = '', no_proxy: lower = '' } = this.host.environment;
+    return isExemptFromProxy(`${upper},${lower}`, parseServiceHost(host)) ? undefined : proxy;
   }
 
   async #readCertificates(file: string): Promise<string> {

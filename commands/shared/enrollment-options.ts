@@ -13,10 +13,17 @@ import {
   type InputSource,
 } from '../../src/station/enrollment-input.ts';
 import type { Context } from './context.ts';
+import { BundleOpener } from './bundle-input.ts';
+import { defaultFaultReport, FaultReport } from './fault-report.ts';
 
 export interface InputFileOptions {
   readonly ignoreUnknownColumns?: boolean;
+  readonly faults?: string;
+  readonly verifyKey?: string;
 }
+
+/** More than these are not shown, and go into a file. */
+const SHOWN_FAULTS = 100;
 
 export const inputFormats = ['csv', 'ndjson', 'json'] as const satisfies readonly InputFormat[];
 
@@ -24,10 +31,21 @@ export function ignoreUnknownColumnsOption(): Option {
   return new Option('--ignore-unknown-columns', 'leave out columns that mean nothing to iotdm');
 }
 
+export function faultsOption(): Option {
+  return new Option(
+    '--faults <file>',
+    'CSV report of everything that is wrong with the rows (default: beside the input, where there is more than can be shown)',
+  );
+}
+
+export function verifyKeyOption(): Option {
+  return new Option('--verify-key <pem>', "the station's public key: take bundles only that it has signed");
+}
+
 /**
  * Runs a task on files of enrollments after every row in them was checked. Standard input is kept in a file (0600)
  * meanwhile, as it is read twice: once to check, once to work.
- * @throws IotdmError `input.rows` with all faults in its details; the task has not begun then
+ * @throws IotdmError `verify.*` for a bundle, `input.rows` with all faults in its details; the task has not begun then
  */
 export async function withCheckedInput<T>(
   context: Context,
@@ -39,8 +57,12 @@ export async function withCheckedInput<T>(
   const sources: InputSource[] = [];
   let spool: string | undefined;
   try {
+    const bundles = new BundleOpener(context, options.verifyKey);
     for (const file of files) {
-      if (file === '-') {
+      const bundle = await bundles.open(file);
+      if (bundle !== undefined) {
+        sources.push(...bundle);
+      } else if (file === '-') {
         spool ??= await spoolStdin(context);
         const kept = fileInput(spool, format);
         sources.push({ ...kept, name: '<stdin>' });
@@ -48,30 +70,71 @@ export async function withCheckedInput<T>(
         sources.push(fileInput(file, format));
       }
     }
-    const progress = await context.console.progress('Checking all rows');
-    const check = await checkEnrollmentInput(sources, options).finally(() => {
-      progress.done();
-    });
-    if (check.faultCount > 0) throw refuseRows(context, check);
+    const { check, report } = await checkAndReport(context, sources, files, options);
+    if (check.faultCount > 0) throw refuseRows(context, check, report);
     return await task(sources, check.rows);
   } finally {
     if (spool !== undefined) await rm(join(spool, '..'), { recursive: true, force: true });
   }
 }
 
-/** Prints the faults and returns the error that ends the command. */
-export function refuseRows(context: Context, { faults, faultCount, rows }: InputCheck): IotdmError {
+/** Checks all rows, and writes the report of their faults where one is wanted. */
+async function checkAndReport(
+  context: Context,
+  sources: readonly InputSource[],
+  files: readonly string[],
+  options: InputFileOptions,
+): Promise<{ check: InputCheck; report: string | undefined }> {
+  const { faults: wanted } = options;
+  const report = new FaultReport(
+    wanted ?? defaultFaultReport(files[0]),
+    wanted === undefined ? SHOWN_FAULTS : 0,
+  );
+  const progress = await context.console.progress('Checking all rows');
+  const state = { isWritable: true };
+  const attempt = async (step: () => Promise<void>): Promise<void> => {
+    try {
+      if (state.isWritable) await step();
+    } catch (error) {
+      // What is wrong with the rows matters more than a report that nobody has asked for.
+      if (wanted !== undefined || !(error instanceof IotdmError)) throw error;
+      state.isWritable = false;
+      context.console.warn(error.message);
+    }
+  };
+  try {
+    const check = await checkEnrollmentInput(sources, options, (fault) => attempt(() => report.add(fault)));
+    const isNeeded = wanted !== undefined || check.faultCount > SHOWN_FAULTS;
+    if (isNeeded) await attempt(() => report.finish());
+    return { check, report: isNeeded && state.isWritable ? report.path : undefined };
+  } finally {
+    progress.done();
+    await report.discard();
+  }
+}
+
+/**
+ * Prints the faults and returns the error that ends the command.
+ * @param report the file that holds all of them, where there is one
+ */
+export function refuseRows(
+  context: Context,
+  { faults, faultCount, rows }: InputCheck,
+  report?: string,
+): IotdmError {
   // A single fault stands in the error line itself.
   if (!context.settings.json && faultCount > 1) {
     for (const fault of faults) context.host.stderr.write(`${describeFault(fault)}\n`);
     if (faultCount > faults.length) context.host.stderr.write(`… and ${faultCount - faults.length} more\n`);
   }
-  const one = faultCount === 1;
-  return new IotdmError(
-    'input.rows',
-    `${one ? 'one fault' : `${faultCount} faults`} in ${rows} rows${one && faults[0] !== undefined ? `: ${describeFault(faults[0])}` : ''}`,
-    { details: { rows, faultCount, faults } },
-  );
+  const [first] = faults;
+  const place = report === undefined ? '' : `, all of them in ${report}`;
+  const message =
+    faultCount === 1 && first !== undefined
+      ? `one fault in ${rows} rows: ${describeFault(first)}`
+      : `${faultCount} faults in ${rows} rows${place}`;
+  const details = { rows, faultCount, faults, ...(report === undefined ? {} : { report }) };
+  return new IotdmError('input.rows', message, { details });
 }
 
 async function spoolStdin(context: Context): Promise<string> {

@@ -31,6 +31,6 @@ export function enrollmentTable(enrollment: StoredEnrollment): string {
 }
 
 /** What a service answers goes to a terminal: control characters do not. */
-export function clean(text: string): string {
-  return text.replace(/\p{Cc}/gu, '\uFFFD');
+export function clean(text: string, keepLines = false): string {
+  return text.replace(keepLines ? /(?!\n)\p{Cc}/gu : /\p{Cc}/gu, '\uFFFD');
 }

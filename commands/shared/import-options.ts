@@ -2,7 +2,13 @@
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
 import { importModes, type BulkCost, type ImportMode } from '../../src/station/import.ts';
-import { ignoreUnknownColumnsOption, inputFormats, type InputFileOptions } from './enrollment-options.ts';
+import {
+  faultsOption,
+  ignoreUnknownColumnsOption,
+  inputFormats,
+  verifyKeyOption,
+  type InputFileOptions,
+} from './enrollment-options.ts';
 import type { InputFormat } from '../../src/station/enrollment-input.ts';
 
 export interface ImportOptions extends InputFileOptions {
@@ -47,6 +53,8 @@ export const importOptions: readonly Option[] = [
   new Option('--report <file>', 'write a CSV with every row and what has become of it'),
   new Option('--force', 'also write over what somebody else changed meanwhile'),
   ignoreUnknownColumnsOption(),
+  faultsOption(),
+  verifyKeyOption(),
 ];
 
 export interface ImportLimits {

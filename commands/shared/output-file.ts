@@ -1,69 +1,150 @@
-/** Files that commands make: for the owner only, and never over an existing file unless told to. */
-import { constants } from 'node:fs';
-import { copyFile, link, lstat, open, rename, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+/** Files that commands make: for the owner only, whole or not there, and never over existing ones unless told to. */
+import { link, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import type { Context } from './context.ts';
 
+export type OutputContent = string | Buffer | AsyncIterable<string | Buffer>;
+
 /**
- * Writes a file with mode 0600 that is either whole or not there: until then what is written stands beside it, hidden.
+ * Writes a file with mode 0600 that is either whole or not there, also after a loss of power.
  * @throws IotdmError `usage.output-exists`, `usage.output-unwritable`
  */
 export async function writeOutputFile(
   path: string,
-  content: string | Buffer | AsyncIterable<string>,
+  content: OutputContent,
   { overwrite = false } = {},
 ): Promise<void> {
-  const draft = join(dirname(path), `.${randomUUID()}.part`);
+  const part = join(dirname(path), `.${randomUUID()}.part`);
   try {
-    if (!overwrite && (await isThere(path))) throw existsAlready(path);
-    const file = await open(draft, 'wx', 0o600);
+    // Known beforehand, before anything is done for nothing; `moveToFreePlace` is what holds.
+    if (!overwrite && (await exists(path))) throw alreadyThere(path);
     try {
-      try {
-        if (typeof content === 'string' || Buffer.isBuffer(content)) await file.writeFile(content);
-        else for await (const piece of content) await file.write(piece);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      await (overwrite ? rename(draft, path) : giveName(draft, path));
-    } catch (error) {
-      await rm(draft, { force: true });
-      throw error;
+      await writeWhole(part, content);
+      if (overwrite) await rename(part, path);
+      else await moveToFreePlace(part, path);
+      await syncDirectory(dirname(path));
+    } finally {
+      await rm(part, { force: true });
     }
   } catch (cause) {
     throw outputFailure(path, cause);
   }
 }
 
-/** Unlike a rename, this does not replace what has come to stand there meanwhile. */
-async function giveName(draft: string, path: string): Promise<void> {
+export interface OutputPart {
+  readonly name: string;
+  readonly content: OutputContent;
+}
+
+/**
+ * Makes a directory of files, all of it or nothing. An empty directory in its place is taken; one with files only with
+ * `overwrite`, and only where all of them are of the kind that is written.
+ * @param isOurs whether a file of this name may be replaced
+ * @returns the number of files
+ * @throws IotdmError `usage.output-exists`, `usage.output-unwritable`
+ */
+export async function writeOutputDirectory(
+  path: string,
+  parts: AsyncIterable<OutputPart> | Iterable<OutputPart>,
+  { overwrite = false, isOurs }: { overwrite?: boolean; isOurs: (name: string) => boolean },
+): Promise<number> {
+  const parent = dirname(resolve(path));
+  const aside = join(parent, `.${basename(path)}.${randomUUID()}`);
   try {
-    await link(draft, path);
-  } catch (error) {
-    // Memory sticks and some network shares know no links.
-    if (!['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP'].includes(systemErrorCode(error) ?? '')) throw error;
-    await copyFile(draft, path, constants.COPYFILE_EXCL);
+    await refuseOccupied(path, overwrite, isOurs);
+    await mkdir(parent, { recursive: true });
+    try {
+      await mkdir(`${aside}.part`, { mode: 0o700 });
+      let count = 0;
+      for await (const { name, content } of parts) {
+        await writeWhole(join(`${aside}.part`, name), content);
+        count += 1;
+      }
+      await syncDirectory(`${aside}.part`);
+      const old = await refuseOccupied(path, overwrite, isOurs);
+      if (old) await rename(path, `${aside}.old`);
+      await rename(`${aside}.part`, path);
+      await syncDirectory(parent);
+      return count;
+    } finally {
+      await rm(`${aside}.part`, { recursive: true, force: true });
+      if (await exists(path)) await rm(`${aside}.old`, { recursive: true, force: true });
+    }
+  } catch (cause) {
+    throw outputFailure(path, cause);
   }
-  await rm(draft, { force: true });
 }
 
-async function isThere(path: string): Promise<boolean> {
-  return lstat(path).then(
-    () => true,
-    () => false,
-  );
+/** Whether a directory stands there that is to be replaced. @throws IotdmError `usage.output-exists` */
+async function refuseOccupied(
+  path: string,
+  overwrite: boolean,
+  isOurs: (name: string) => boolean,
+): Promise<boolean> {
+  if (!(await exists(path))) return false;
+  if (!(await lstat(path)).isDirectory()) throw alreadyThere(path);
+  const names = await readdir(path);
+  if (names.length > 0 && !overwrite) throw alreadyThere(path);
+  const foreign = names.find((name) => !isOurs(name));
+  if (foreign === undefined) return true;
+  throw new IotdmError('usage.output-unwritable', `${path} holds what this does not write: ${foreign}`);
 }
 
-function existsAlready(path: string, cause?: unknown): IotdmError {
-  return new IotdmError('usage.output-exists', `${path} exists already`, { cause });
+async function writeWhole(path: string, content: OutputContent): Promise<void> {
+  const file = await open(path, 'wx', 0o600);
+  try {
+    if (typeof content === 'string' || Buffer.isBuffer(content)) await file.writeFile(content);
+    else for await (const piece of content) await file.writeFile(piece);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** A link is refused where the name is taken; a file system without links (a USB stick's) is looked at first. */
+async function moveToFreePlace(part: string, path: string): Promise<void> {
+  try {
+    await link(part, path);
+  } catch (error) {
+    if (!['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EISDIR'].includes(systemErrorCode(error) ?? ''))
+      throw error;
+    if (await exists(path)) throw alreadyThere(path);
+    await rename(part, path);
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** Makes the names in a directory last; where that cannot be asked for (Windows), the file system does it. */
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r').catch(() => undefined);
+  try {
+    await directory?.sync();
+  } catch {
+    // Some file systems do not know it.
+  } finally {
+    await directory?.close();
+  }
+}
+
+function alreadyThere(path: string): IotdmError {
+  return new IotdmError('usage.output-exists', `${path} exists already`);
 }
 
 function outputFailure(path: string, cause: unknown): unknown {
   const code = systemErrorCode(cause);
   if (cause instanceof IotdmError || code === undefined) return cause;
-  if (code === 'EEXIST') return existsAlready(path, cause);
+  if (code === 'EEXIST') return alreadyThere(path);
   return new IotdmError('usage.output-unwritable', `cannot write ${path} (${code})`, { cause });
 }
 

@@ -19,6 +19,8 @@ export interface Settings {
   readonly stateDir: string | undefined;
   /** Seconds to wait for another iotdm that changes the TPM; Infinity as long as it takes. */
   readonly wait: number | undefined;
+  /** A secret where it holds a password. */
+  readonly proxy: string | undefined;
   /** Seconds, of one TPM command or HTTP request. */
   readonly timeout: number | undefined;
   readonly yes: boolean;
@@ -99,7 +101,8 @@ const sharedOptions: readonly SharedOption[] = [
     key: 'dps',
     group: 'service',
     flags: '--dps <host>',
-    description: 'DPS service host, where it is not the one in the connection string',
+    description:
+      'DPS service host, where it is not the one in the connection string; without one, Microsoft Entra ID gives access',
     environment: ['IOTDM_DPS_HOST'],
     type: 'text',
   },
@@ -136,6 +139,14 @@ const sharedOptions: readonly SharedOption[] = [
     description: 'wait while another iotdm changes the TPM, without a number as long as it takes',
     environment: [],
     type: 'wait',
+  },
+  {
+    key: 'proxy',
+    group: 'service',
+    flags: '--proxy <url>',
+    description: 'HTTPS proxy, http://host:port; hosts in NO_PROXY are reached without it',
+    environment: ['HTTPS_PROXY', 'https_proxy'],
+    type: 'text',
   },
   {
     key: 'timeout',
@@ -266,6 +277,7 @@ export function resolveSettings(
     ca: text('ca'),
     stateDir: text('stateDir'),
     wait: wait === undefined ? undefined : parseWait(wait),
+    proxy: text('proxy'),
     timeout: timeout === undefined ? undefined : parseSeconds(timeout),
     yes: found('yes') === true,
     dryRun: found('dryRun') === true,

@@ -1,15 +1,18 @@
 /**
- * The HTTP layer that Azure's REST client is given in place of its own: ports, extra certificate authorities,
+ * The HTTP layer that Azure's REST client is given in place of its own: ports, extra certificate authorities, proxies,
  * timeouts, bounded answers, keep-alive, one callback per request, and errors that are iotdm's.
  */
 
-import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { Agent as HttpAgent, ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
 import { isIP, type Socket } from 'node:net';
+import { checkServerIdentity, TLSSocket, type SecureContext } from 'node:tls';
 // CommonJS whose exports Node.js cannot name.
 import httpBase, { type Http } from 'azure-iot-http-base';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { secureContextWith } from '../trusted-certificates.ts';
+import { TunnelAgent } from './proxy-agent.ts';
+import type { Proxy } from './proxy.ts';
 import { connectionError, describeAnswer, refusalError, unexpectedAnswer } from './service-errors.ts';
 import type { ServiceHost } from './service-host.ts';
 import { retryAfterMs } from './service-retry.ts';
@@ -33,9 +36,11 @@ export interface HttpOptions {
   readonly hostText: string;
   /** PEM certificates, trusted in addition to Node's roots. */
   readonly ca: string | undefined;
+  /** Through which the host is reached; undefined reaches it directly. */
+  readonly proxy: Proxy | undefined;
   /** From the moment a socket is there to the answer's last byte. */
   readonly timeoutMs: number;
-  /** For the name lookup, the TCP connection and the TLS handshake together. */
+  /** For the name lookup, the TCP connection and the TLS handshake together; for a proxy's tunnel once more. */
   readonly connectTimeoutMs: number;
   readonly maxSockets: number;
   readonly clock: () => number;
@@ -58,7 +63,8 @@ const idleSocketMs = 55_000;
 
 export class AzureHttp extends httpBase.Http {
   readonly #options: HttpOptions;
-  readonly #agent: Agent;
+  readonly #agent: HttpAgent;
+  readonly #secureContext: SecureContext | undefined;
   readonly #connected = new WeakSet<Socket>();
   readonly #underWay = new Set<Fail>();
 
@@ -66,14 +72,13 @@ export class AzureHttp extends httpBase.Http {
   constructor(options: HttpOptions) {
     super();
     this.#options = options;
-    this.#agent = new Agent({
-      keepAlive: true,
-      maxSockets: options.maxSockets,
-      timeout: idleSocketMs,
-      rejectUnauthorized: true,
-      // Made once: reading all roots for every connection is slow.
-      ...(options.ca === undefined ? {} : { secureContext: secureContextWith(options.ca) }),
-    });
+    const { ca, proxy, maxSockets, connectTimeoutMs } = options;
+    // Made once: reading all roots for every connection is slow.
+    this.#secureContext = ca === undefined ? undefined : secureContextWith(ca);
+    const pool = { keepAlive: true, maxSockets, timeout: idleSocketMs };
+    const trust = this.#secureContext === undefined ? {} : { secureContext: this.#secureContext };
+    this.#agent =
+      proxy === undefined ? new Agent(pool) : new TunnelAgent({ ...pool, ...trust, proxy, connectTimeoutMs });
   }
 
   /**
@@ -103,6 +108,10 @@ export class AzureHttp extends httpBase.Http {
       // A copy, because RestApiClient goes on writing into its own.
       headers: { ...headers },
       agent: this.#agent,
+      rejectUnauthorized: true,
+      // Said here, as inside a tunnel nothing else knows for whom the certificate must be.
+      checkServerIdentity: (_, certificate) => checkServerIdentity(host.hostname, certificate),
+      ...(this.#secureContext === undefined ? {} : { secureContext: this.#secureContext }),
     });
 
     let settled = false;
@@ -178,6 +187,11 @@ export class AzureHttp extends httpBase.Http {
   #receive(response: IncomingMessage, settle: Settle, fail: Fail): void {
     const { hostText } = this.#options;
     const status = response.statusCode ?? 0;
+    // A proxy's own words are never the service's.
+    if (!(response.socket instanceof TLSSocket)) {
+      fail(unexpectedAnswer(hostText, 'it did not come over a secure connection'));
+      return;
+    }
     const chunks: Buffer[] = [];
     let size = 0;
 

@@ -10,7 +10,9 @@ import httpBase, { type RestApiClient } from 'azure-iot-http-base';
 import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
 import { IotdmError } from '../errors.ts';
 import { AzureHttp, type HttpTrace } from './azure-http.ts';
+import type { BearerToken } from './bearer-token.ts';
 import { registrationIdProblem, type Enrollment, type StoredEnrollment } from './enrollment.ts';
+import type { Proxy } from './proxy.ts';
 import { AnswerShapeError, bulkResult, enrollmentPage, storedEnrollment } from './service-answers.ts';
 import type { ServiceCredentials } from './service-connection-string.ts';
 import { connectionError, unexpectedAnswer } from './service-errors.ts';
@@ -21,10 +23,12 @@ import { bulkLimit, type BulkMode, type BulkResult, type ProvisioningService } f
 export type { HttpTrace } from './azure-http.ts';
 
 export interface AzureServiceOptions {
-  /** Stay the caller's: wipe the key after `close()`. */
-  readonly credentials: ServiceCredentials;
+  /** Of a shared access policy, which stay the caller's (wipe the key after `close()`), or a token. */
+  readonly credentials: ServiceCredentials | TokenAccess;
   /** Where to connect, when it is not the host that the credentials are for. */
   readonly host?: string;
+  /** Through which it is reached. */
+  readonly proxy?: Proxy;
   /** PEM certificates, trusted in addition to Node's roots. */
   readonly ca?: string;
   /** For one request, from its socket to the answer's last byte; 30 s when absent. */
@@ -46,6 +50,13 @@ export interface AzureServiceOptions {
 }
 
 const defaultAttempts = 5;
+/** Access to a service by a token. */
+export interface TokenAccess {
+  /** As `ServiceCredentials.host`. */
+  readonly host: string;
+  readonly token: BearerToken;
+}
+
 const retriedStatuses: readonly unknown[] = [429, 503];
 const tokenLifetimeSeconds = 3600;
 const largestPage = 1000;
@@ -60,7 +71,7 @@ class AzureService implements ProvisioningService {
   requests = 0;
   throttled = 0;
 
-  readonly #credentials: ServiceCredentials;
+  readonly #credentials: ServiceCredentials | TokenAccess;
   readonly #http: AzureHttp;
   readonly #rest: RestApiClient;
   readonly #client: ProvisioningServiceClient;
@@ -82,6 +93,7 @@ class AzureService implements ProvisioningService {
       host: parseServiceHost(this.host),
       hostText: this.host,
       ca: options.ca,
+      proxy: options.proxy,
       timeoutMs: options.timeoutMs ?? 30_000,
       connectTimeoutMs: options.connectTimeoutMs ?? 5_000,
       maxSockets: options.maxSockets ?? 16,
@@ -92,7 +104,8 @@ class AzureService implements ProvisioningService {
         options.onRequest?.(trace);
       },
     });
-    const config = { host: this.host, sharedAccessSignature: this.#token() };
+    // What goes into the header Authorization, set anew before each request.
+    const config = { host: this.host, sharedAccessSignature: 'none' };
     this.#rest = new httpBase.RestApiClient(config, options.userAgent, this.#http);
     this.#client = new provisioningService.ProvisioningServiceClient(config, this.#rest);
   }
@@ -200,8 +213,10 @@ class AzureService implements ProvisioningService {
     attempts = this.#attempts,
   ): Promise<unknown> {
     for (let attempt = 1; ; attempt += 1) {
-      if (this.#closed.signal.aborted) throw interrupted();
-      this.#rest.updateSharedAccessSignature(this.#token());
+      this.#refuseIfClosed();
+      const authorization = await this.#authorization();
+      this.#refuseIfClosed();
+      this.#rest.updateSharedAccessSignature(authorization);
       try {
         return await answerOf(start);
       } catch (error) {
@@ -211,6 +226,10 @@ class AzureService implements ProvisioningService {
         await this.#pause(typeof asked === 'number' ? asked : backoffMs(attempt, this.#random));
       }
     }
+  }
+
+  #refuseIfClosed(): void {
+    if (this.#closed.signal.aborted) throw interrupted();
   }
 
   async #pause(ms: number): Promise<void> {
@@ -227,10 +246,16 @@ class AzureService implements ProvisioningService {
       error instanceof SyntaxError
         ? unexpectedAnswer(this.host, 'it is not valid JSON')
         : connectionError(this.host, error);
-    if (registrationId === undefined) return failure;
+    const isTokenRefused = failure.code === 'auth.refused' && 'token' in this.#credentials;
+    if (isTokenRefused) this.#credentials.token.forget();
+    if (registrationId === undefined && !isTokenRefused) return failure;
     return new IotdmError(failure.code, failure.message, {
       ...(failure.cause === undefined ? {} : { cause: failure.cause }),
-      details: { ...failure.details, registrationId },
+      details: {
+        ...failure.details,
+        ...(registrationId === undefined ? {} : { registrationId }),
+        ...(isTokenRefused ? { credentials: 'entra' } : {}),
+      },
     });
   }
 
@@ -243,9 +268,19 @@ class AzureService implements ProvisioningService {
     }
   }
 
-  /** Signed for the host that the key belongs to, wherever the request goes; fresh, so that it never expires midway. */
-  #token(): string {
-    const { host, keyName, key } = this.#credentials;
+  /** Never one that expires midway. @throws IotdmError `auth.no-token`, `interrupted.signal` */
+  async #authorization(): Promise<string> {
+    const credentials = this.#credentials;
+    if (!('token' in credentials)) return this.#signature(credentials);
+    try {
+      return await credentials.token.authorization(this.#closed.signal);
+    } catch (error) {
+      throw this.#closed.signal.aborted ? interrupted() : error;
+    }
+  }
+
+  /** For the host that the key belongs to, wherever the request goes. */
+  #signature({ host, keyName, key }: ServiceCredentials): string {
     const resource = encodeURIComponent(host);
     const expiry = Math.ceil(this.#clock() / 1000) + tokenLifetimeSeconds;
     // Within one second it would be the same again.

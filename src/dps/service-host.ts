@@ -21,6 +21,14 @@ const ofService: HostWords = {
   what: "the provisioning service's host",
   form: 'name.azure-devices-provisioning.net or host:port, without https://',
 };
+/** Whether a host name or address is this machine itself. */
+export function isLoopback(hostname: string): boolean {
+  return (
+    hostname.toLowerCase() === 'localhost' ||
+    hostname === '::1' ||
+    (isIPv4(hostname) && hostname.startsWith('127.'))
+  );
+}
 
 /**
  * Splits `name.azure-devices-provisioning.net`, `127.0.0.1:8443`, `localhost:8443` or `[::1]:8443`.

@@ -1,5 +1,5 @@
 /** Which of the three row formats a file is in, by its content and, where that leaves a doubt, by its name. */
-import { peek, readable } from './text-source.ts';
+import { peek, readable, textOfHead } from './text-source.ts';
 
 export type RowFormat = 'csv' | 'ndjson' | 'json';
 
@@ -23,10 +23,7 @@ export async function detectRowFormat(
  * @param head the first bytes of the file
  */
 export function rowFormatOf(name: string, head: Buffer): RowFormat {
-  const text = head
-    .toString('utf8')
-    .replace(/^\ufeff/, '')
-    .trimStart();
+  const text = textOfHead(head).trimStart();
   const named = formatOfName(name);
   if (text.startsWith('[')) return named === 'ndjson' ? 'ndjson' : 'json';
   if (text.startsWith('{')) {

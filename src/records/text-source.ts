@@ -1,6 +1,7 @@
 /**
- * Text files as factories send them, read piece by piece: refuses what is not UTF-8 text with the reason, and gives
- * the rest as checked chunks or as numbered lines of bounded length.
+ * Text files as factories send them, read piece by piece: UTF-8, and UTF-16 with a byte order mark, which is what Excel
+ * calls "Unicode text". Refuses what is not text with the reason, and gives the rest as checked chunks of UTF-8 or as
+ * numbered lines of bounded length.
  */
 import { isUtf8 } from 'node:buffer';
 import { IotdmError, systemErrorCode } from '../errors.ts';
@@ -25,8 +26,6 @@ const signatures: readonly (readonly [string, string])[] = [
   ['25504446', 'a PDF document'],
   ['1f8b', 'a gzip archive'],
   ['ffd8ff', 'a JPEG image'],
-  ['fffe', 'UTF-16 text'],
-  ['feff', 'UTF-16 text'],
 ];
 const SIGNATURE_BYTES = 8;
 const BOM = Buffer.from('efbbbf', 'hex');
@@ -34,6 +33,17 @@ const BOM = Buffer.from('efbbbf', 'hex');
 /** Whether the bytes begin with the UTF-8 byte order mark. */
 export function beginsWithBom(bytes: Buffer): boolean {
   return bytes.length >= BOM.length && bytes.subarray(0, BOM.length).equals(BOM);
+}
+
+/** Whether a text has more than `MAX_ROW_BYTES` bytes in UTF-8. */
+export function tooLong(text: string): boolean {
+  // No character of a JavaScript string has more than three bytes.
+  return text.length * 3 > MAX_ROW_BYTES && Buffer.byteLength(text) > MAX_ROW_BYTES;
+}
+
+/** The beginning of a file as text, whatever of its encodings it is in; a character that is cut off is left out. */
+export function textOfHead(head: Buffer): string {
+  return new TextDecoder(utf16Of(head) ?? 'utf-8').decode(head, { stream: true });
 }
 
 /**
@@ -48,17 +58,17 @@ export async function* readText(
   kind: string,
 ): AsyncGenerator<Buffer, void, undefined> {
   let held: Buffer = Buffer.alloc(0);
-  let line: number | undefined;
-  for await (const chunk of readable(source, name)) {
+  let at: Position | undefined;
+  for await (const chunk of inUtf8(readable(source, name), name, kind)) {
     const bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
-    const end = line === undefined && bytes.length < SIGNATURE_BYTES ? 0 : wholeCharacters(bytes);
+    const end = at === undefined && bytes.length < SIGNATURE_BYTES ? 0 : wholeCharacters(bytes);
     held = bytes.subarray(end);
     if (end === 0) continue;
-    const text = checkText(bytes.subarray(0, end), line, name, kind);
-    line = (line ?? 1) + countLineFeeds(text);
+    const text = checkText(bytes.subarray(0, end), at, name, kind);
+    at = positionAfter(text, at);
     yield text;
   }
-  if (held.length > 0) yield checkText(held, line, name, kind);
+  if (held.length > 0) yield checkText(held, at, name, kind);
 }
 
 /**
@@ -80,7 +90,7 @@ export async function* readLines(
     for (let end = chunk.indexOf(LF); end !== -1; end = chunk.indexOf(LF, start)) {
       const tail = chunk.subarray(start, end);
       const bytes = pieces.length === 0 ? tail : Buffer.concat([...pieces, tail]);
-      if (bytes.length > MAX_ROW_BYTES) throw tooLong(name, number);
+      if (bytes.length > MAX_ROW_BYTES) throw lineTooLong(name, number);
       batch.push({ number, bytes });
       pieces = [];
       pending = 0;
@@ -90,7 +100,7 @@ export async function* readLines(
     if (start < chunk.length) {
       pieces.push(chunk.subarray(start));
       pending += chunk.length - start;
-      if (pending > MAX_ROW_BYTES) throw tooLong(name, number);
+      if (pending > MAX_ROW_BYTES) throw lineTooLong(name, number);
     }
     if (batch.length > 0) yield batch;
   }
@@ -158,6 +168,49 @@ export async function* readable(source: AsyncIterable<Buffer>, name: string): As
   }
 }
 
+type Utf16 = 'utf-16le' | 'utf-16be';
+
+function utf16Of(head: Buffer): Utf16 | undefined {
+  if (head.length < 2) return undefined;
+  const mark = head.readUInt16BE(0);
+  if (mark === 0xfffe) return 'utf-16le';
+  return mark === 0xfeff ? 'utf-16be' : undefined;
+}
+
+/** UTF-16 with its byte order mark as UTF-8; anything else as it is. */
+async function* inUtf8(
+  source: AsyncIterable<Buffer>,
+  name: string,
+  kind: string,
+): AsyncGenerator<Buffer, void> {
+  const { head, whole } = await peek(source, 2);
+  const encoding = utf16Of(head);
+  if (encoding === undefined) {
+    yield* whole;
+    return;
+  }
+  const decoder = new TextDecoder(encoding, { fatal: true });
+  let line = 1;
+  const decode = (bytes?: Buffer): Buffer => {
+    try {
+      const text = Buffer.from(
+        bytes === undefined ? decoder.decode() : decoder.decode(bytes, { stream: true }),
+      );
+      line += countLineFeeds(text);
+      return text;
+    } catch (cause) {
+      const message = `${name} is not ${kind}: it begins as UTF-16, and at line ${line} or soon after it is not`;
+      throw new IotdmError('input.invalid', message, { cause, details: { file: name, line } });
+    }
+  };
+  for await (const chunk of whole) {
+    const text = decode(chunk);
+    if (text.length > 0) yield text;
+  }
+  const rest = decode();
+  if (rest.length > 0) yield rest;
+}
+
 function checkSignature(bytes: Buffer, name: string, kind: string): void {
   const hex = bytes.subarray(0, SIGNATURE_BYTES).toString('hex');
   const found = signatures.find(([signature]) => hex.startsWith(signature));
@@ -165,33 +218,43 @@ function checkSignature(bytes: Buffer, name: string, kind: string): void {
   throw new IotdmError('input.invalid', `${name} is not ${kind}: it looks like ${found[1]}`);
 }
 
-/** The bytes as text of the file; `firstLine` is undefined for the first ones, which may begin with a mark. */
-function checkText(piece: Buffer, firstLine: number | undefined, name: string, kind: string): Buffer {
-  if (firstLine === undefined) checkSignature(piece, name, kind);
-  const bytes = firstLine === undefined && beginsWithBom(piece) ? piece.subarray(BOM.length) : piece;
-  if (bytes.includes(0)) {
-    throw new IotdmError(
-      'input.invalid',
-      `${name} is not ${kind}: it holds NUL bytes, as binary files and UTF-16 text do`,
-    );
+/** Of a byte in the file: both 1-based, the column in characters. */
+interface Position {
+  readonly line: number;
+  readonly column: number;
+}
+
+/** Of the byte that follows these; they begin at `first`, or at the beginning of the file. */
+function positionAfter(bytes: Buffer, first: Position = { line: 1, column: 1 }): Position {
+  const lastFeed = bytes.lastIndexOf(LF);
+  let column = lastFeed === -1 ? first.column : 1;
+  for (let index = lastFeed + 1; index < bytes.length; index += 1) {
+    if (((bytes[index] ?? 0) & 0xc0) !== 0x80) column += 1;
+  }
+  return { line: first.line + countLineFeeds(bytes), column };
+}
+
+/** The bytes as text of the file; `first` is undefined for the first ones, which may begin with a mark. */
+function checkText(piece: Buffer, first: Position | undefined, name: string, kind: string): Buffer {
+  if (first === undefined) checkSignature(piece, name, kind);
+  const bytes = first === undefined && beginsWithBom(piece) ? piece.subarray(BOM.length) : piece;
+  const nul = bytes.indexOf(0);
+  if (nul !== -1) {
+    const { line, column } = positionAfter(bytes.subarray(0, nul), first);
+    const what = `this is not ${kind}: it holds NUL bytes, as binary files do, and UTF-16 text without a byte order mark`;
+    throw inputError(name, line, column, what);
   }
   if (isUtf8(bytes)) return bytes;
-  let line = firstLine ?? 1;
-  let start = 0;
-  for (
-    let end = bytes.indexOf(LF);
-    end !== -1 && isUtf8(bytes.subarray(start, end));
-    end = bytes.indexOf(LF, start)
-  ) {
-    start = end + 1;
-    line += 1;
+  let end = 0;
+  for (let feed = bytes.indexOf(LF); feed !== -1; feed = bytes.indexOf(LF, feed + 1)) {
+    if (!isUtf8(bytes.subarray(end, feed))) break;
+    end = feed + 1;
   }
+  const { line } = positionAfter(bytes.subarray(0, end), first);
   throw new IotdmError(
     'input.invalid',
     `${name} is not ${kind}: line ${line} holds bytes that are not UTF-8`,
-    {
-      details: { file: name, line },
-    },
+    { details: { file: name, line } },
   );
 }
 
@@ -214,6 +277,6 @@ function wholeCharacters(bytes: Buffer): number {
   return bytes.length;
 }
 
-function tooLong(name: string, line: number): IotdmError {
-  return inputError(name, line, null, `the line is longer than ${MAX_ROW_BYTES} bytes`);
+function lineTooLong(name: string, line: number): IotdmError {
+  return inputError(name, line, 1, `the line is longer than ${MAX_ROW_BYTES} bytes`);
 }

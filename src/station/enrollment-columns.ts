@@ -64,6 +64,18 @@ export function nearestColumnName(name: string): string | undefined {
   return nearest(plain, inputFields, Math.max(2, plain.length / 3));
 }
 
+/** What is wrong with a column that means nothing here, with the one that was probably meant. */
+export function unknownColumn(name: string, number?: number): string {
+  const where = number === undefined ? '' : ` (column ${number})`;
+  if (name === '') return `a column has no name${where}`;
+  const nearest = nearestColumnName(name);
+  return `unknown column ${quoted(name)}${where}${nearest === undefined ? '' : `; did you mean ${quotedName(nearest)}?`}`;
+}
+
+function quotedName(name: string): string {
+  return /^[\w.]+$/.test(name) ? name : quoted(name);
+}
+
 /** Text from a file for a message: short, and without what looks like a secret. */
 export function shownText(text: string): string {
   const safe = redact(text);

@@ -1,5 +1,10 @@
-/** Finds texts that occur twice among millions, in 20 to 40 bytes each: only digests and places are kept. */
-import { createHash } from 'node:crypto';
+/**
+ * Finds texts that occur twice among millions: of each only a keyed hash and a place are kept, about twenty bytes.
+ *
+ * Two different texts have the same hash with a probability of 2^-64: among a million texts, one in forty million files
+ * would be told of a repetition that is none, and not when it is read again, as the key is new every time.
+ */
+import { KeyedHash } from '../keyed-hash.ts';
 
 export interface SeenPlace {
   /** Number of the file among the inputs. */
@@ -7,51 +12,112 @@ export interface SeenPlace {
   readonly line: number;
 }
 
-/** Three words of the SHA-256 (96 bits), the line, and the number of the file plus one; 0 there is a free slot. */
-const SLOT_WORDS = 5;
-const FIRST_SLOTS = 1024;
+/** Two words of hash, the value, and the entry before it in its bucket, counted from one. */
+const ENTRY_WORDS = 4;
+/** Entries are kept in pieces, so that nothing is copied when there are more of them. */
+const PIECE_ENTRIES = 2 ** 13;
+const FIRST_BUCKETS = 2 ** 12;
+const ENTRIES_PER_BUCKET = 1.5;
 
-export class FirstSeen {
-  #slots = new Uint32Array(FIRST_SLOTS * SLOT_WORDS);
+/** A table of texts with a number for each, of 32 bits. */
+export class SeenTexts {
+  readonly #hash = new KeyedHash();
+  readonly #pieces: Int32Array[] = [];
+  /** The last entry of each bucket, counted from one; 0 where there is none. */
+  #buckets = new Int32Array(FIRST_BUCKETS);
   #count = 0;
 
-  /** Where this text occurred before, or undefined: then this place is kept as its first one. */
-  seeAt(text: string, place: SeenPlace): SeenPlace | undefined {
-    const hash = createHash('sha256').update(text).digest();
-    const entry = [
-      hash.readUInt32LE(0),
-      hash.readUInt32LE(4),
-      hash.readUInt32LE(8),
-      place.line,
-      place.file + 1,
-    ];
-    const at = findSlot(this.#slots, entry);
-    const file = this.#slots[at + 4] ?? 0;
-    if (file !== 0) return { file: file - 1, line: this.#slots[at + 3] ?? 0 };
-    this.#slots.set(entry, at);
-    this.#count += 1;
-    if (this.#count * SLOT_WORDS * 4 > this.#slots.length * 3) this.#grow();
+  /** The value that this text was first seen with, or undefined. */
+  find(text: string): number | undefined {
+    const [low = 0, high = 0] = this.#hash.of(text);
+    return this.#find(low, high);
+  }
+
+  /** The same, and where it is undefined, this value is kept. */
+  see(text: string, value: number): number | undefined {
+    const [low = 0, high = 0] = this.#hash.of(text);
+    const found = this.#find(low, high);
+    if (found === undefined) this.#add(low, high, value);
+    return found;
+  }
+
+  #find(low: number, high: number): number | undefined {
+    let entry = this.#buckets[low & (this.#buckets.length - 1)] ?? 0;
+    while (entry !== 0) {
+      const piece = this.#pieceOf(entry);
+      const at = offsetOf(entry);
+      if (piece[at] === low && piece[at + 1] === high) return (piece[at + 2] ?? 0) >>> 0;
+      entry = piece[at + 3] ?? 0;
+    }
     return undefined;
   }
 
-  #grow(): void {
-    const larger = new Uint32Array(this.#slots.length * 2);
-    for (let at = 0; at < this.#slots.length; at += SLOT_WORDS) {
-      const entry = this.#slots.subarray(at, at + SLOT_WORDS);
-      if (entry[4] !== 0) larger.set(entry, findSlot(larger, entry));
-    }
-    this.#slots = larger;
+  #add(low: number, high: number, value: number): void {
+    this.#count += 1;
+    if (this.#count > this.#buckets.length * ENTRIES_PER_BUCKET) this.#moreBuckets();
+    if (this.#count > this.#pieces.length * PIECE_ENTRIES)
+      this.#pieces.push(new Int32Array(PIECE_ENTRIES * ENTRY_WORDS));
+    const piece = this.#pieceOf(this.#count);
+    const at = offsetOf(this.#count);
+    piece[at] = low;
+    piece[at + 1] = high;
+    piece[at + 2] = value;
+    this.#link(this.#count);
+  }
+
+  #moreBuckets(): void {
+    this.#buckets = new Int32Array(this.#buckets.length * 2);
+    for (let entry = 1; entry < this.#count; entry += 1) this.#link(entry);
+  }
+
+  #link(entry: number): void {
+    const piece = this.#pieceOf(entry);
+    const at = offsetOf(entry);
+    const bucket = (piece[at] ?? 0) & (this.#buckets.length - 1);
+    piece[at + 3] = this.#buckets[bucket] ?? 0;
+    this.#buckets[bucket] = entry;
+  }
+
+  #pieceOf(entry: number): Int32Array {
+    const piece = this.#pieces[Math.floor((entry - 1) / PIECE_ENTRIES)];
+    if (piece === undefined) throw new RangeError('there is no such entry');
+    return piece;
   }
 }
 
-/** Offset of the slot that holds this digest, or of the free one in which it belongs. */
-function findSlot(slots: Uint32Array, entry: ArrayLike<number>): number {
-  const count = slots.length / SLOT_WORDS;
-  let slot = (entry[0] ?? 0) % count;
-  for (;;) {
-    const at = slot * SLOT_WORDS;
-    if (slots[at + 4] === 0) return at;
-    if (slots[at] === entry[0] && slots[at + 1] === entry[1] && slots[at + 2] === entry[2]) return at;
-    slot = (slot + 1) % count;
+function offsetOf(entry: number): number {
+  return ((entry - 1) % PIECE_ENTRIES) * ENTRY_WORDS;
+}
+
+/** Lines of one or several files as numbers of 32 bits, in the order of the files. */
+export class LineNumbers {
+  /** The number before each file's first line. */
+  readonly #bases: number[] = [];
+  #last = 0;
+
+  /** The number of a line; the files and the lines of each come in their order. */
+  of({ file, line }: SeenPlace): number {
+    while (this.#bases.length <= file) this.#bases.push(this.#last);
+    this.#last = (this.#bases[file] ?? 0) + line;
+    return this.#last;
+  }
+
+  placeOf(number: number): SeenPlace {
+    const file = this.#bases.findLastIndex((base) => base < number);
+    return { file, line: number - (this.#bases[file] ?? 0) };
+  }
+}
+
+export class FirstSeen {
+  readonly #texts = new SeenTexts();
+  readonly #lines = new LineNumbers();
+
+  /**
+   * Where this text occurred before, or undefined: then this place is kept as its first one. Places come in the order
+   * of files and lines.
+   */
+  seeAt(text: string, place: SeenPlace): SeenPlace | undefined {
+    const found = this.#texts.see(text, this.#lines.of(place));
+    return found === undefined ? undefined : this.#lines.placeOf(found);
   }
 }

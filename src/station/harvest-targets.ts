@@ -270,7 +270,7 @@ class TargetReader {
     const columns = row.cells.map(columnOf);
     const names = columns.map((column) => (column === undefined ? undefined : nameOf(column)));
     if (columns.every((column) => column === undefined)) {
-      this.#fault(null, row.place(0), headerProblem(row.cells));
+      this.#fault(null, row.place(0), 'the first line does not name the columns (tpm, serialNumber, …)');
       return columns;
     }
     for (const [index, name] of names.entries()) {
@@ -373,14 +373,6 @@ function unknownColumn(name: string): string {
   const plain = plainName(name);
   const guess = plain.startsWith('tag') ? 'tags.NAME' : nearest(plain, fields);
   return `unknown column ${quoted(name)}${guess === undefined ? '' : `; did you mean ${guess}?`}`;
-}
-
-function headerProblem(cells: readonly string[]): string {
-  const [only = ''] = cells;
-  if (cells.length === 1 && /[;\t]/.test(only)) {
-    return `the columns are separated by ${only.includes(';') ? 'semicolons' : 'tabs'} instead of commas`;
-  }
-  return 'the first line does not name the columns (tpm, serialNumber, …)';
 }
 
 /** What is wrong with a cell; how a TPM is named is another matter. */

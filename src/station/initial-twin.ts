@@ -39,10 +39,13 @@ export function twinValueOfCell(cell: string): TwinValue {
   }
 }
 
-/** The cell that `twinValueOfCell` reads as this value. It is never empty, for an empty cell is an absent value. */
+/**
+ * The cell that `twinValueOfCell` reads as this value. It is never empty, for an empty cell is an absent value, and no
+ * spreadsheet takes it for a formula.
+ */
 export function twinCell(value: TwinValue): string {
   if (typeof value !== 'string') return JSON.stringify(value);
-  const plain = value !== '' && !/[\p{Cc}\p{Cs}]/u.test(value) && twinValueOfCell(value) === value;
+  const plain = !/^(?:$|[=+\-@])|[\p{Cc}\p{Cs}]/u.test(value) && twinValueOfCell(value) === value;
   return plain ? value : JSON.stringify(value);
 }
 

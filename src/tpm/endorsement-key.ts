@@ -3,7 +3,7 @@
  *
  * Source of the template: TCG EK Credential Profile for TPM Family 2.0, Annex B, template L-1 (RSA 2048).
  */
-import { createHash, createPublicKey, type KeyObject } from 'node:crypto';
+import crypto, { createHash, createPublicKey, type KeyObject } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
 import { base32, decodeBase64 } from '../encoding.ts';
 
@@ -65,7 +65,14 @@ export function parseEndorsementKey(text: string): Buffer {
 
 /** DPS's registration id of a TPM: lower-case base32 of SHA-256 over the TPM2B_PUBLIC, 52 characters. */
 export function registrationIdOf(endorsementKey: Buffer): string {
-  return base32(createHash('sha256').update(endorsementKey).digest());
+  return base32(sha256(endorsementKey));
+}
+
+/** Node.js 20.12 and later do this in one call, in half the time: it is most of what a row of an import costs. */
+function sha256(bytes: Buffer): Buffer {
+  const { hash } = crypto as Partial<typeof crypto>;
+  if (hash === undefined) return createHash('sha256').update(bytes).digest();
+  return Buffer.from(hash('sha256', bytes, 'binary'), 'binary');
 }
 
 /** The same digest in hex: what Microsoft's IoT Edge documentation shows as registration id, 64 characters. */

@@ -10,7 +10,7 @@ export async function* chunked(data: string | Buffer, size = 64 * 1024): AsyncGe
 }
 
 /** All items of an iterable. */
-export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+export async function collect<T>(items: AsyncIterable<T> | Iterable<T>): Promise<T[]> {
   const all: T[] = [];
   for await (const item of items) all.push(item);
   return all;

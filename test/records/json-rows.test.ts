@@ -65,7 +65,7 @@ describe('readNdjson', () => {
   it('bounds the length of a line', async () => {
     await assert.rejects(
       lines(`{}\n${' '.repeat(MAX_ROW_BYTES + 1)}\n`),
-      refused(/^rows\.ndjson:2: the line is longer/),
+      refused(/^rows\.ndjson:2:1: the line is longer/),
     );
   });
 });

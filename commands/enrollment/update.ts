@@ -1,0 +1,86 @@
+import { Option } from 'commander';
+import type { Enrollment, StoredEnrollment } from '../../src/dps/enrollment.ts';
+import { IotdmError } from '../../src/errors.ts';
+import { clean, enrollmentTable } from '../shared/enrollment-table.ts';
+import {
+  enrollmentOfOptions,
+  enrollmentValueOptions,
+  PLACEHOLDER_KEY,
+  type EnrollmentValueOptions,
+} from '../shared/enrollment-values.ts';
+import type { Verb } from '../shared/verb.ts';
+
+export interface EnrollmentUpdateOptions extends EnrollmentValueOptions {
+  readonly iotEdge?: string;
+  readonly endorsementKey?: string;
+  readonly force?: boolean;
+  readonly ifMatch?: string;
+}
+
+export interface EnrollmentUpdateResult {
+  readonly changed: boolean;
+  readonly dryRun?: true;
+  readonly enrollment: StoredEnrollment | Enrollment;
+}
+
+export const enrollmentUpdate: Verb<[string], EnrollmentUpdateOptions, EnrollmentUpdateResult> = {
+  name: 'update',
+  arguments: [['<registration-id>', 'of the device']],
+  summary: 'change the enrollment of a device',
+  description:
+    'Changes what is named and leaves everything else as the service has it. Tags and desired properties are merged: ' +
+    'null removes one. Nothing is written over a change that somebody else makes at the same time. The endorsement ' +
+    'key is the identity of the TPM: another one is refused without --force, as the enrollment would then be another ' +
+    "device's.",
+  examples: [
+    'iotdm enrollment update press-17 --provisioning-status disabled',
+    'iotdm enrollment update press-17 --tag site=north --tag line.old=null --desired interval=30',
+    'iotdm enrollment update press-17 --tag site=north --dry-run',
+  ],
+  seeAlso: ['iotdm enrollment show', 'iotdm enrollment import --mode update'],
+  settings: ['service', 'timeout', 'dry-run'],
+  options: [
+    ...enrollmentValueOptions(),
+    new Option('--iot-edge <boolean>', 'true or false: whether the device runs IoT Edge'),
+    new Option('--if-match <etag>', 'only if it is still the one with this ETag'),
+    new Option(
+      '--endorsement-key <base64>',
+      'of the TPM that the enrollment is for; another one with --force',
+    ),
+    new Option('--force', 'hand the enrollment over to the TPM with this --endorsement-key'),
+  ],
+  async run(context, [typed], { force = false, ifMatch, endorsementKey, ...named }) {
+    const registrationId = typed.toLowerCase();
+    if (force && endorsementKey === undefined) {
+      throw new IotdmError('usage.invalid', '--force needs the new --endorsement-key');
+    }
+    if (endorsementKey === undefined && Object.keys(named).length === 0) {
+      throw new IotdmError('usage.invalid', 'nothing to change is named');
+    }
+    const values = await enrollmentOfOptions({ endorsementKey: endorsementKey ?? PLACEHOLDER_KEY, ...named });
+    const [{ planUpdate }, service] = await Promise.all([
+      import('../../src/station/enrollment-update.ts'),
+      context.openService(),
+    ]);
+    const planned = await planUpdate(service, registrationId, {
+      values,
+      namesKey: endorsementKey !== undefined,
+      replaceKey: force,
+      ...(ifMatch === undefined ? {} : { ifMatch }),
+    });
+    const { stored, enrollment, unchanged, expectedId } = planned;
+    if (expectedId !== undefined) {
+      context.console.warn(
+        `${registrationId} follows from the old endorsement key: the new TPM asks for ${expectedId} unless it is told`,
+      );
+    }
+    if (unchanged) return { changed: false, enrollment: stored };
+    if (context.settings.dryRun) return { changed: false, dryRun: true, enrollment };
+    return { changed: true, enrollment: await service.replace(enrollment, stored.etag) };
+  },
+  describe({ changed, dryRun, enrollment }, { console: { style } }) {
+    if (dryRun === true) return `Would write:\n${clean(JSON.stringify(enrollment, null, 2), true)}\n`;
+    const text = enrollmentTable({ ...enrollment, etag: enrollment.etag ?? '' });
+    return `${changed ? `${style.green('✔')} Changed.` : 'It is like this already; nothing was written.'}\n${text}`;
+  },
+};

@@ -1,0 +1,79 @@
+/** Finds rows that would enroll one device twice, or two devices as one. Of each row only hashes are kept. */
+import type { Enrollment } from '../dps/enrollment.ts';
+import { quoted } from './enrollment-columns.ts';
+import type { RowFault, SoundRow } from './enrollment-rows.ts';
+import { LineNumbers, SeenTexts, type SeenPlace } from './first-seen.ts';
+
+export class DuplicateSearch {
+  readonly #names: readonly string[];
+  readonly #lines = new LineNumbers();
+  /** By the id that follows from the key; the value is twice the line's number, plus one where it is the row's id. */
+  readonly #keys = new SeenTexts();
+  /** Registration ids that do not follow from the row's key: most files have none, and need no room for them. */
+  readonly #ids = new SeenTexts();
+  readonly #devices = new SeenTexts();
+  readonly #serials = new SeenTexts();
+
+  /** @param names of the files */
+  constructor(names: readonly string[]) {
+    this.#names = names;
+  }
+
+  /** What the row has in common with an earlier one. Rows come in the order of the files. */
+  look(file: number, { row, derivedId }: SoundRow): RowFault[] {
+    const { enrollment, serialNumber, line } = row;
+    const { registrationId } = enrollment;
+    const number = this.#lines.of({ file, line });
+    const isDerived = registrationId === derivedId;
+    const faults: RowFault[] = [];
+    const report = (field: string, what: string, earlier: number) => {
+      faults.push({
+        file: this.#names[file] ?? '',
+        line,
+        column: null,
+        field,
+        registrationId,
+        code: 'input.invalid',
+        message: `${what} stands in ${this.#nameOf(this.#lines.placeOf(earlier))} already`,
+      });
+    };
+    const sameKey = this.#keys.see(derivedId, number * 2 + (isDerived ? 1 : 0));
+    const sameId = isDerived
+      ? (derivedLine(sameKey) ?? this.#ids.find(registrationId))
+      : (this.#ids.see(registrationId, number) ?? derivedLine(this.#keys.find(registrationId)));
+    const device = deviceOf(enrollment, isDerived);
+    const sameDevice = device === undefined ? undefined : this.#devices.see(device, number);
+    const sameSerial = serialNumber === undefined ? undefined : this.#serials.see(serialNumber, number);
+    if (sameId !== undefined) report('registrationId', `the registration id ${registrationId}`, sameId);
+    else if (sameKey !== undefined) {
+      report(
+        'endorsementKey',
+        'the same endorsement key under another registration id',
+        Math.floor(sameKey / 2),
+      );
+    } else if (sameDevice !== undefined) {
+      const id = enrollment.deviceId ?? registrationId;
+      report('deviceId', `the device id ${quoted(id)}, with another endorsement key,`, sameDevice);
+    }
+    if (sameSerial !== undefined && sameId === undefined) {
+      report('serialNumber', `the serial number ${quoted(serialNumber ?? '')}`, sameSerial);
+    }
+    return faults;
+  }
+
+  #nameOf({ file, line }: SeenPlace): string {
+    return `${this.#names[file] ?? ''}:${line}`;
+  }
+}
+
+function derivedLine(value: number | undefined): number | undefined {
+  return value === undefined || value % 2 === 0 ? undefined : Math.floor(value / 2);
+}
+
+/** What the device will be called, and in which hub, where the row says that; undefined where the key says it. */
+function deviceOf(enrollment: Enrollment, isDerived: boolean): string | undefined {
+  const { deviceId, registrationId, iotHubHostName, iotHubs } = enrollment;
+  if (deviceId === undefined && isDerived) return undefined;
+  const hub = iotHubHostName ?? iotHubs?.join(' ') ?? '';
+  return `${deviceId ?? registrationId}\n${hub.toLowerCase()}`;
+}

@@ -1,0 +1,51 @@
+/** What the reading of enrollment files gives: rows, or what is wrong with them. */
+import type { Enrollment } from '../dps/enrollment.ts';
+
+export interface InputOptions {
+  readonly ignoreUnknownColumns?: boolean;
+}
+
+export interface EnrollmentRow {
+  /** 1-based number of the row's first line in its file. */
+  readonly line: number;
+  readonly enrollment: Enrollment;
+  readonly serialNumber?: string;
+}
+
+export interface RowFault {
+  readonly file: string;
+  /** 1-based. */
+  readonly line: number;
+  /** 1-based, in characters; null where a fault has no column. */
+  readonly column: number | null;
+  /** The column's or member's name, as `iotEdge` or `tags.site`; null for faults of a whole row. */
+  readonly field: string | null;
+  /** Of the row, where that much is known. */
+  readonly registrationId: string | null;
+  readonly code: 'input.invalid';
+  /** Lower case, without a full stop. */
+  readonly message: string;
+}
+
+/** A row that is no enrollment, or a CSV header behind which no row can be read. */
+export interface FaultyRow {
+  readonly line: number;
+  readonly isHeader: boolean;
+  /** All that was found, in the order of the file. */
+  readonly faults: readonly RowFault[];
+}
+
+/** A row in which nothing is wrong, for the search for rows that are there twice. */
+export interface SoundRow {
+  readonly row: EnrollmentRow;
+  /** The registration id that follows from the row's endorsement key; the row may have another. */
+  readonly derivedId: string;
+}
+
+export type ReadRow = SoundRow | FaultyRow;
+
+/** A fault on one line: `rows.csv:3:17: deviceId: message`. */
+export function describeFault(fault: RowFault): string {
+  const place = fault.column === null ? `${fault.line}` : `${fault.line}:${fault.column}`;
+  return `${fault.file}:${place}: ${fault.field === null ? '' : `${fault.field}: `}${fault.message}`;
+}
