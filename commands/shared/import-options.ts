@@ -39,7 +39,7 @@ export const importOptions: readonly Option[] = [
   new Option('--bulk-cost <unit>', 'what a bulk request counts as')
     .choices(['request', 'enrollment'] satisfies BulkCost[])
     .default('enrollment'),
-  new Option('--concurrency <n>', 'requests under way at once').default('4'),
+  new Option('--concurrency <n>', 'requests under way at once').default('8'),
   new Option(
     '--give-up-after <time>',
     'end when nothing has got through for so long: seconds, or such as 10m or 2h',

@@ -82,12 +82,22 @@ export class Requests {
   }
 
   /**
+   * @param announce puts it on disk that this is sent, before it is
    * @throws FateUnknown when it may have taken effect; IotdmError for what the service has against its content, and for
    * what ends the import
    */
-  async bulk(mode: BulkMode, enrollments: readonly Enrollment[]): Promise<BulkResult> {
-    const cost = this.#options.bulkCost === 'request' ? 1 : enrollments.length;
-    return this.#untilTakenUp('write', cost, () => this.#options.service.bulk(mode, enrollments));
+  async bulk(
+    mode: BulkMode,
+    enrollments: readonly Enrollment[],
+    announce: () => Promise<void>,
+  ): Promise<BulkResult> {
+    const { governor, bulkCost, service } = this.#options;
+    // Without a pace it leaves soon, and many are announced together; else as late as can be, so that of an import that
+    // is stopped there is little to look up.
+    const isPaced = Number.isFinite(governor.ratePerMinute);
+    if (!isPaced) await announce();
+    const cost = bulkCost === 'request' ? 1 : enrollments.length;
+    return this.#untilTakenUp('write', cost, () => service.bulk(mode, enrollments), announce);
   }
 
   /** @throws Unreadable; IotdmError for what the service has against the id, and for what ends the import */
@@ -119,10 +129,15 @@ export class Requests {
     await this.#options.governor.backOff(attempt, this.#options.signal);
   }
 
-  async #untilTakenUp<T>(kind: Kind, cost: number, send: () => Promise<T>): Promise<T> {
+  async #untilTakenUp<T>(
+    kind: Kind,
+    cost: number,
+    send: () => Promise<T>,
+    announce?: () => Promise<void>,
+  ): Promise<T> {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        return await this.#once(kind, cost, send);
+        return await this.#once(kind, cost, send, announce);
       } catch (error) {
         if (!(error instanceof IotdmError) || !isTransient(error)) throw error;
         // A mistyped host, or a page in place of the service, does not get better by waiting.
@@ -135,12 +150,18 @@ export class Requests {
     }
   }
 
-  async #once<T>(kind: Kind, cost: number, send: () => Promise<T>): Promise<T> {
+  async #once<T>(
+    kind: Kind,
+    cost: number,
+    send: () => Promise<T>,
+    announce?: () => Promise<void>,
+  ): Promise<T> {
     const { governor, log, signal } = this.#options;
     await this.#slot();
     try {
       await log?.beforeSending();
       await governor.acquire(cost, signal);
+      await announce?.();
       await log?.beforeSending();
       signal.throwIfAborted();
       log?.markSending();

@@ -84,6 +84,8 @@ export class ImportWork {
   /** Rows that were written as new, and rows that were found to exist. */
   #fresh = 0;
   #existing = 0;
+  /** Whether the first request has been answered. */
+  #hasProbed = false;
   #snapshot: Promise<EnrollmentSnapshot> | undefined;
   /** Once it has been read. */
   #known: EnrollmentSnapshot | undefined;
@@ -126,21 +128,22 @@ export class ImportWork {
 
   /** Ten rows for each request under way, and ten more that are being made ready. Rows that wait in a lane are apart. */
   async #room(id: string): Promise<void> {
-    const most = bulkLimit * (this.#options.concurrency + 1);
-    while (
-      !this.#options.stop.signal.aborted &&
-      (this.#taken - this.#finished - this.#parked >= most || this.#busy.has(id))
-    ) {
+    while (!this.#options.stop.signal.aborted && (!this.#hasRoom || this.#busy.has(id))) {
       if (this.#flows === 0 || this.#busy.has(id)) this.#dispatchAll();
       await this.#change();
     }
   }
 
+  get #hasRoom(): boolean {
+    const { mode, concurrency } = this.#options;
+    // What the first answer says, and all that the service holds, decides what is done with the other rows.
+    const isProbing = mode === 'upsert' && !this.#hasProbed;
+    if (this.#snapshot !== undefined && this.#known === undefined) return false;
+    if (isProbing && this.#taken - this.#finished >= bulkLimit) return false;
+    return this.#taken - this.#finished - this.#parked < bulkLimit * (concurrency + 1);
+  }
+
   async #drain(): Promise<void> {
-    if (!this.#options.stop.signal.aborted) {
-      this.#dispatch('create');
-      this.#dispatch('delete');
-    }
     while (this.#flows > 0 || (this.#parked > 0 && !this.#options.stop.signal.aborted)) {
       if (this.#flows === 0) this.#dispatchAll();
       await this.#change();
@@ -218,11 +221,11 @@ export class ImportWork {
     const items = this.#lanes[operation].splice(0, bulkLimit);
     if (items.length === 0) return;
     this.#flow(async () => {
-      await this.#options.journal.sent(
-        operation,
-        items.map(({ index }) => index),
-      );
-      await this.#send(operation, items);
+      try {
+        await this.#send(operation, items);
+      } finally {
+        this.#hasProbed = true;
+      }
     });
   }
 
@@ -230,10 +233,19 @@ export class ImportWork {
   async #send(operation: RowOperation, items: readonly Item[]): Promise<void> {
     const [only] = items;
     if (only === undefined) return;
+    const { journal, requests } = this.#options;
     try {
-      const { errors } = await this.#options.requests.bulk(
+      const { errors } = await requests.bulk(
         bulkModes[operation],
         items.map(({ enrollment }) => enrollment),
+        async () => {
+          const news = items.filter(({ index }) => journal.state(index) !== operation);
+          if (news.length > 0)
+            await journal.sent(
+              operation,
+              news.map(({ index }) => index),
+            );
+        },
       );
       const objections = new Map(
         errors.map((failure) => [failure.registrationId.toLowerCase(), bulkObjection(failure)]),

@@ -119,7 +119,7 @@ describe('an import that is ten times too fast', () => {
     ['25 % of the ideal time, with retry-after', aHundredASecond, 37.5],
     ['25 % of it without', { ...aHundredASecond, tells: false }, 37.5],
     // Four requests at a time that take so long could hardly be faster.
-    ['a third of it with slow answers', { ...aHundredASecond, latencyMs: 300 }, 40],
+    ['40 % of it with slow answers', { ...aHundredASecond, latencyMs: 300 }, 42],
   ] as const) {
     it(`takes within ${name}, and all arrives`, async () => {
       const station = limited(limit)();

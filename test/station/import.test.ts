@@ -459,7 +459,7 @@ describe('faults', () => {
     const service = new MemoryService();
     const stop = new AbortController();
     service.intercept = () => {
-      if (service.requests === 4) stop.abort();
+      if (service.requests >= 4) stop.abort();
     };
     const error = await failure(run(service, 'upsert', seeds(1000), { signal: stop.signal }));
     assert.equal(error.code, 'interrupted.signal');
