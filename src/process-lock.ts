@@ -33,7 +33,7 @@ export function takeProcessLock(
   notes: Readonly<Record<string, unknown>> = {},
 ): ProcessLock | Holder {
   const lock = join(dir, name);
-  if (held.has(lock)) return { pid: process.pid, notes };
+  if (held.has(lock)) return { pid: process.pid, notes: { machine: hostname(), ...notes } };
   const draft = join(dir, draftName(name));
   const content = JSON.stringify({
     pid: process.pid,

@@ -45,7 +45,7 @@ beforeEach(async () => {
 function rows(count: number, more = ''): string {
   const lines = Array.from({ length: count }, (_, number) => {
     const key = syntheticEndorsementKey(series * 10_000 + number);
-    return `t${series}-${String(number).padStart(4, '0')},${key},d-${number}${more}\n`;
+    return `t${series}-${String(number).padStart(4, '0')},${key},d-${series}-${number}${more}\n`;
   });
   return `registrationId,endorsementKey,deviceId\n${lines.join('')}`;
 }
