@@ -282,6 +282,9 @@ export class Context {
       command: this.command,
       since: this.host.clock(),
       signal: this.host.signal,
+      onWait: ({ pid }) => {
+        this.console.note(`waiting for another iotdm to release the TPM (process ${pid})`);
+      },
     });
     removeDrafts(dir, (name) => isTpmLock(name) || isRecoveryFile(name), { olderThanMs: DRAFT_MAX_AGE_MS });
     return lock;

@@ -20,6 +20,8 @@ export interface TpmLockOptions {
   readonly command: string;
   readonly since: Date;
   readonly signal?: AbortSignal;
+  /** Called once where it has to wait. */
+  readonly onWait?: (holder: Holder) => void;
   readonly platform?: NodeJS.Platform;
 }
 
@@ -30,14 +32,15 @@ const POLL_MS = 100;
  * directory cannot be written, `interrupted.signal`
  */
 export async function holdTpm(options: TpmLockOptions): Promise<ProcessLock> {
-  const { dir, tcti, waitMs, command, since, signal, platform = process.platform } = options;
+  const { dir, tcti, waitMs, command, since, signal, onWait, platform = process.platform } = options;
   makeStateDirectory(dir);
   const name = `${lockName(tcti, platform)}.lock`;
   const began = performance.now();
-  for (;;) {
+  for (let attempt = 0; ; attempt += 1) {
     const taken = takeProcessLock(dir, name, { command, since: since.toISOString() });
     if ('release' in taken) return taken;
     if (performance.now() - began >= waitMs) throw busy(taken);
+    if (attempt === 0) onWait?.(taken);
     await delay(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
     if (signal?.aborted === true) throw new IotdmError('interrupted.signal', 'interrupted');
   }

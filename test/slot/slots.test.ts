@@ -1,13 +1,26 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { createHmac, randomBytes } from 'node:crypto';
+import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { Secret } from '../../src/secret.ts';
 import { parseConnectionString, type DeviceCredentials } from '../../src/slot/device-identity.ts';
-import { clearSlot, listSlots, showSlot, slotSign, slotToken, writeSlot } from '../../src/slot/slots.ts';
+import {
+  clearSlot,
+  clearSlotKey,
+  clearSlotUri,
+  listSlots,
+  readSlotUri,
+  showSlot,
+  slotDeviceId,
+  slotSign,
+  slotToken,
+  writeSlot,
+  writeSlotKey,
+  writeSlotUri,
+} from '../../src/slot/slots.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
-import { DyingTransport } from '../fakes/transports.ts';
 import { scratchDirectory, softwareTpm, type SoftwareTpm } from '../lab/lab.ts';
 
 /** The HMAC vector that Limpet's documentation gives. */
@@ -38,6 +51,18 @@ async function refusedForRoom(chip: SoftwareTpm, why: string): Promise<void> {
     why,
   );
   assert.equal(contents(chip), before, why);
+}
+
+function fillNv(chip: SoftwareTpm): void {
+  let index = 0x1500000;
+  for (const size of [1024, 256, 64, 8]) {
+    try {
+      for (; ; index += 1)
+        chip.tool('tpm2_nvdefine', `0x${index.toString(16)}`, '-C', 'o', '-s', String(size));
+    } catch {
+      // Full for this size.
+    }
+  }
 }
 
 async function sign(tpm: Tpm, slot: number, data: Buffer): Promise<string> {
@@ -157,16 +182,51 @@ describe('writing a slot', () => {
     while (!isFull(0x81020000 + filled)) filled += 1;
     assert.ok(filled > 20);
     await refusedForRoom(chip, 'the name fits and the key does not');
-    let index = 0x1500000;
-    for (const size of [1024, 256, 64, 8]) {
-      try {
-        for (; ; index += 1)
-          chip.tool('tpm2_nvdefine', `0x${index.toString(16)}`, '-C', 'o', '-s', String(size));
-      } catch {
-        // Full for this size.
-      }
-    }
+    fillNv(chip);
     await refusedForRoom(chip, 'neither fits');
+  });
+
+  it('over another on a chip that is full takes the place that the old one leaves, or changes nothing', async (t) => {
+    const chip = await softwareTpm(t, { blank: true });
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')));
+    fillNv(chip);
+    const rejected = contents(chip);
+    await assert.rejects(
+      chip.use((tpm) =>
+        writeSlot(chip.access(tpm), 3, identity('d'.repeat(120), OTHER_KEY), { overwrite: true }),
+      ),
+      { code: 'tpm.no-room' },
+    );
+    assert.equal(contents(chip), rejected);
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), 'plant.azure-devices.net/press-17');
+    assert.equal(await chip.use((tpm) => sign(tpm, 3, VECTOR_DATA)), VECTOR_HMAC);
+    for (const deviceId of ['press-18', 'p']) {
+      await chip.use((tpm) =>
+        writeSlot(chip.access(tpm), 3, identity(deviceId, OTHER_KEY), { overwrite: true }),
+      );
+      assert.equal(chip.tool('tpm2_nvread', '0x1400103'), `plant.azure-devices.net/${deviceId}`);
+    }
+  });
+
+  it('on a chip that says it has no room for a key is refused before anything is made', async (t) => {
+    const chip = await softwareTpm(t, { blank: true });
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    const transport = await chip.transport();
+    const tpm = new (class extends Tpm {
+      override persistentLeft(): Promise<number | undefined> {
+        return Promise.resolve(0);
+      }
+    })(transport);
+    await assert.rejects(writeSlot(chip.access(tpm), 3, identity('press-17')), { code: 'tpm.no-room' });
+    assert.ok(!tpm.commandsSent.includes('Create'));
+    await tpm.close();
+    const silent = new (class extends Tpm {
+      override persistentLeft(): Promise<number | undefined> {
+        return Promise.resolve(undefined);
+      }
+    })(await chip.transport());
+    await writeSlot(chip.access(silent), 3, identity('press-17'));
+    await silent.close();
   });
 
   it('with owner authorization set needs it, and without it changes nothing', async (t) => {
@@ -210,6 +270,50 @@ describe('a slot that something else uses', () => {
     for (const slot of [4, 5]) {
       await chip.use((tpm) => writeSlot(chip.access(tpm), slot, identity('press-17'), { force: true }));
       assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'ready');
+    }
+  });
+
+  it('is one too where only attributes, hash or contents differ from those of a slot', async (t) => {
+    const chip = await softwareTpm(t);
+    const dir = await scratchDirectory(t);
+    const define = (index: string, size: number, attributes: string, ...more: string[]): void => {
+      chip.tool('tpm2_nvdefine', index, '-C', 'o', '-s', String(size), '-a', attributes, ...more);
+    };
+    const fill = (index: string, text: string): void => {
+      writeFileSync(join(dir, 'content'), text);
+      chip.tool('tpm2_nvwrite', index, '-i', join(dir, 'content'));
+    };
+    define('0x1400101', 8, 'authread|authwrite|no_da|ownerread');
+    define('0x1400102', 8, 'authread|authwrite|no_da', '-g', 'sha1');
+    define('0x1400103', 512, 'authread|authwrite|no_da');
+    define('0x1400104', 8, 'authread|authwrite|no_da');
+    fill('0x1400104', 'host dev');
+    define('0x1400105', 9, 'authread|authwrite|no_da');
+    fill('0x1400105', 'host/d\u00e9v');
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    for (const [slot, attributes] of [
+      [6, 'userwithauth|noda|sign|fixedtpm|fixedparent|sensitivedataorigin'],
+      [7, 'userwithauth|sign'],
+    ] as const) {
+      chip.tool(
+        ...(['tpm2_create', '-C', '0x81000001', '-G', 'hmac', '-c', join(dir, 'key')] as const),
+        ...['-a', attributes.includes('origin') ? attributes : `${attributes}|sensitivedataorigin`],
+      );
+      chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', join(dir, 'key'), `0x8100010${slot}`);
+      chip.tool('tpm2_flushcontext', '-t');
+    }
+    const slots = await chip.use((tpm) => listSlots(tpm));
+    assert.deepEqual(
+      slots.map(({ state }) => state),
+      ['empty', ...Array<string>(7).fill('foreign'), 'empty', 'empty'],
+    );
+    for (const { slot, state, remark } of slots) {
+      if (state === 'empty') continue;
+      assert.match(remark ?? '', /^(?:NV index|the key at) 0x/);
+      await assert.rejects(
+        chip.use((tpm) => writeSlot(chip.access(tpm), slot, identity('d'), { overwrite: true })),
+        { code: 'tpm.slot-foreign' },
+      );
     }
   });
 
@@ -334,38 +438,155 @@ describe('signing', () => {
   });
 });
 
-describe('a connection cut at any command of a write', () => {
-  for (const moment of ['before', 'after'] as const) {
-    it(`(${moment} the TPM has done it) never leaves one identity's key under another's name`, async (t) => {
-      const chip = await softwareTpm(t);
-      await chip.use((tpm) => tpm.ensureStorageRootKey());
-      const oldHmac = VECTOR_HMAC;
-      const newHmac = createHmac('sha256', Buffer.from(OTHER_KEY, 'base64'))
-        .update(VECTOR_DATA)
-        .digest('base64');
-      for (let lethal = 0; ; lethal += 1) {
-        await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('old'), { overwrite: true }));
-        const transport = new DyingTransport(await chip.transport(), lethal, moment);
-        const tpm = new Tpm(transport);
-        const outcome = await writeSlot(chip.access(tpm), 3, identity('new', OTHER_KEY), {
-          overwrite: true,
-        }).then(
-          () => 'written',
-          (error: unknown) => (error as { code: string }).code,
-        );
-        await tpm.close();
-        // What a dead connection left loaded is for the resource manager, or the next power-up, to remove.
-        if (chip.handles('transient') !== '') chip.tool('tpm2_flushcontext', '-t');
-        const view = await chip.use((next) => showSlot(next, 3));
-        if (view.state === 'ready') {
-          const hmac = await chip.use((next) => sign(next, 3, VECTOR_DATA));
-          assert.equal(hmac, view.deviceId === 'old' ? oldHmac : newHmac, `cut at command ${lethal}`);
-        } else {
-          assert.ok(['incomplete', 'empty'].includes(view.state), `cut at command ${lethal}: ${view.state}`);
-          assert.equal(outcome, 'tpm.slot-incomplete');
-        }
-        if (outcome === 'written') break;
+describe('a slot with the longest and the strangest names', () => {
+  it('is written, read and used', async (t) => {
+    const chip = await softwareTpm(t);
+    const hostName = `${`${'a'.repeat(62)}.`.repeat(4)}b`;
+    const deviceId = "%25%-:.+_#*?!(),=@;$'";
+    for (const [slot, identity] of [
+      [1, { hostName, deviceId: 'd'.repeat(128), moduleId: 'm'.repeat(128) }],
+      [2, { hostName: 'h.azure-devices.net', deviceId, moduleId: null }],
+      [3, { hostName: 'h.azure-devices.net', deviceId, moduleId: deviceId }],
+    ] as const) {
+      const key = Secret.fromBytes(Buffer.from(KEY, 'base64'));
+      const { uri } = await chip.use((tpm) => writeSlot(chip.access(tpm), slot, { identity, key }));
+      assert.equal(chip.tool('tpm2_nvread', `0x140010${slot}`), uri);
+      if (slot === 1) assert.equal(uri.length, 511);
+      const token = await chip.use((tpm) => slotToken(tpm, slot, 1893456000));
+      const [, resource = '', signature = ''] =
+        /sr=(.*)&sig=(.*)&se=/.exec(token.sharedAccessSignature) ?? [];
+      const module = identity.moduleId === null ? '' : `/modules/${identity.moduleId}`;
+      assert.equal(
+        decodeURIComponent(resource),
+        `${identity.hostName}/devices/${identity.deviceId}${module}`,
+      );
+      assert.match(resource, /^[A-Za-z0-9%._~-]+$/, 'nothing in it is left that a query could not hold');
+      const openssl = execFileSync(
+        'openssl',
+        [
+          ...['dgst', '-sha256', '-mac', 'HMAC', '-binary', '-macopt'],
+          `hexkey:${Buffer.from(KEY, 'base64').toString('hex')}`,
+        ],
+        { input: `${resource}\n1893456000` },
+      );
+      assert.equal(decodeURIComponent(signature), openssl.toString('base64'));
+    }
+  });
+});
+
+describe('fifty writes and clears, and then ten slots', () => {
+  it('leave the TPM as it was', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => tpm.ensureStorageRootKey());
+    const memory = (): string => chip.tool('tpm2_getcap', 'properties-variable');
+    const before = [contents(chip), memory()];
+    await chip.use(async (tpm) => {
+      const access = chip.access(tpm);
+      for (let round = 0; round < 50; round += 1) {
+        const slot = round % 10;
+        await writeSlot(access, slot, identity(`device-${'x'.repeat(round)}`));
+        if (round % 3 === 0) await writeSlot(access, slot, identity('again', OTHER_KEY), { overwrite: true });
+        await clearSlot(access, slot);
       }
     });
-  }
+    assert.deepEqual([contents(chip), memory()], before);
+    await chip.use(async (tpm) => {
+      const access = chip.access(tpm);
+      for (let slot = 0; slot < 10; slot += 1) await writeSlot(access, slot, identity(`device-${slot}`));
+      const full = await listSlots(tpm);
+      assert.ok(full.every(({ state }) => state === 'ready'));
+      for (let slot = 0; slot < 10; slot += 1) await clearSlot(access, slot);
+    });
+    assert.deepEqual([contents(chip), memory()], before);
+  });
+});
+
+describe('the halves of a slot', () => {
+  it('make a slot together, as tpm2-tools see it, whichever comes first', async (t) => {
+    const chip = await softwareTpm(t);
+    const key = (): Secret => Secret.fromBytes(Buffer.from(KEY, 'base64'));
+    await chip.use(async (tpm) => {
+      const access = chip.access(tpm);
+      await assert.rejects(readSlotUri(tpm, 1), { code: 'tpm.slot-empty' });
+      const uri = await writeSlotUri(access, 1, 'h.azure-devices.net/press-17/axis');
+      assert.equal((await showSlot(tpm, 1)).remark, 'it has a URI but no key');
+      await writeSlotKey(access, 1, key());
+      await writeSlotKey(access, 2, key());
+      assert.equal((await showSlot(tpm, 2)).remark, 'it has a key but no URI');
+      await assert.rejects(readSlotUri(tpm, 2), { code: 'tpm.slot-incomplete' });
+      await writeSlotUri(access, 2, 'h.azure-devices.net/press-18');
+      assert.deepEqual(await readSlotUri(tpm, 1), {
+        slot: 1,
+        uri: 'h.azure-devices.net/press-17/axis',
+        storageName: uri.storageName,
+      });
+    });
+    // The name that tpm2-tools give the NV index.
+    const { storageName } = await chip.use((tpm) => readSlotUri(tpm, 2));
+    const area = chip.tool('tpm2_nvreadpublic', '0x1400102');
+    assert.match(area, new RegExp(`name: ${storageName}`, 'i'));
+    assert.equal(chip.tool('tpm2_nvread', '0x1400102'), 'h.azure-devices.net/press-18');
+    for (const slot of [1, 2]) {
+      assert.equal((await chip.use((tpm) => showSlot(tpm, slot))).state, 'ready');
+      assert.equal(await chip.use((tpm) => sign(tpm, slot, VECTOR_DATA)), VECTOR_HMAC);
+    }
+  });
+
+  it('are replaced only when told to, and go alone', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 4, identity('press-17')));
+    const before = contents(chip);
+    const other = (): Secret => Secret.fromBytes(Buffer.from(OTHER_KEY, 'base64'));
+    await chip.use(async (tpm) => {
+      const access = chip.access(tpm);
+      await assert.rejects(writeSlotUri(access, 4, 'h/d'), { code: 'tpm.slot-not-empty' });
+      await assert.rejects(writeSlotKey(access, 4, other()), { code: 'tpm.slot-not-empty' });
+      for (const text of [
+        '',
+        'h',
+        'h/',
+        'h/d/m/x',
+        'h /d',
+        'h/\u00e4',
+        `${'h'.repeat(64)}/d`,
+        `h/${'d'.repeat(129)}`,
+      ]) {
+        await assert.rejects(writeSlotUri(access, 4, text, { overwrite: true }), { code: 'input.invalid' });
+      }
+      for (const bytes of [0, 15, 65]) {
+        const key = Secret.fromBytes(Buffer.alloc(bytes));
+        await assert.rejects(writeSlotKey(access, 4, key, { overwrite: true }), { code: 'input.invalid' });
+      }
+    });
+    assert.equal(contents(chip), before);
+    await chip.use(async (tpm) => {
+      const access = chip.access(tpm);
+      assert.equal((await writeSlotUri(access, 4, 'h/d', { overwrite: true })).replaced, true);
+      assert.equal((await writeSlotKey(access, 4, other(), { overwrite: true })).replaced, true);
+      assert.equal((await clearSlotUri(access, 4)).uri, 'h/d');
+      assert.equal((await clearSlotUri(access, 4)).cleared, false);
+      assert.equal((await showSlot(tpm, 4)).state, 'incomplete');
+      assert.equal((await clearSlotKey(access, 4)).cleared, true);
+      assert.equal((await clearSlotKey(access, 4)).cleared, false);
+      assert.equal((await showSlot(tpm, 4)).state, 'empty');
+    });
+    assert.equal(chip.handles('transient'), '');
+  });
+
+  it('have a logical device id of the TPM and the number alone', async (t) => {
+    const chip = await softwareTpm(t);
+    const { name } = await chip.use((tpm) => tpm.readStorageRootKey());
+    const expected = createHash('sha256')
+      .update(Buffer.from([3, 0, 0, 0]))
+      .update(name)
+      .digest();
+    const { deviceId } = await chip.use((tpm) => slotDeviceId(tpm, 3));
+    assert.doesNotMatch(deviceId, /[+/=]|%[0-9A-F]*[A-F]/, 'URL-encoded in lower case');
+    assert.equal(
+      Buffer.from(decodeURIComponent(deviceId), 'base64').toString('hex'),
+      `000b${expected.toString('hex')}`,
+    );
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 3, identity('press-17')));
+    assert.equal((await chip.use((tpm) => slotDeviceId(tpm, 3))).deviceId, deviceId);
+  });
 });
