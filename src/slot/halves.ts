@@ -173,8 +173,8 @@ export async function clearSlotKey(
   return { ...found, cleared: true };
 }
 
-/** @throws IotdmError `input.invalid` */
-function checkUri(text: string): void {
+/** @throws IotdmError `input.invalid`, without quoting the text: it may be a key in the wrong place */
+export function checkUri(text: string): void {
   if (parseUri(Buffer.from(text, 'utf8')) !== undefined) return;
   throw new IotdmError(
     'input.invalid',
@@ -182,7 +182,8 @@ function checkUri(text: string): void {
   );
 }
 
-function checkKey({ bytes: { length } }: Secret): void {
+/** @throws IotdmError `input.invalid` */
+export function checkKey({ bytes: { length } }: Secret): void {
   if (length >= KEY_MIN_BYTES && length <= KEY_MAX_BYTES) return;
   throw new IotdmError(
     'input.invalid',

@@ -5,6 +5,7 @@
  * Two lines: JSON, and the signature over its digest in hex (`-` where the slot has no key that could sign).
  */
 import { createHash, randomBytes } from 'node:crypto';
+import { nameOf as nameOfArea } from '../duplication.ts';
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError } from '../errors.ts';
 import { parseUri } from './device-identity.ts';
@@ -44,9 +45,9 @@ export interface ChangeRecord {
   readonly target: Target;
 }
 
-/** The name of a key whose public area this is: nameAlg and digest. */
+/** The name of a wrapped key: nameAlg and digest. */
 export function nameOf({ publicPart }: WrappedKey): Buffer {
-  return Buffer.concat([Buffer.from('000b', 'hex'), createHash('sha256').update(publicPart).digest()]);
+  return nameOfArea(publicPart);
 }
 
 export function beforeOf({ key, uri }: SlotParts): SlotBefore {

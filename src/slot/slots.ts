@@ -1,10 +1,12 @@
 /** What the rest of iotdm uses of this folder. */
 export { checkSlotClearable, checkSlotWritable, type Leave } from './guard.ts';
 export {
+  checkKey,
   checkSlotKeyClearable,
   checkSlotKeyWritable,
   checkSlotUriClearable,
   checkSlotUriWritable,
+  checkUri,
   clearSlotKey,
   clearSlotUri,
   readSlotUri,

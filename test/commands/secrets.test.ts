@@ -17,6 +17,7 @@ import { join, relative } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { vectorEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { answering, startLyingServer } from '../fakes/lying-server.ts';
+import { gateTpm } from '../fakes/tpm-gate.ts';
 import {
   emulator,
   lifetimeOfFile,
@@ -89,7 +90,7 @@ async function run(
   const running = startIotdm([...args, '-vv'], {
     cwd: dir,
     ...options,
-    env: { HOME: dir, TMPDIR: dir, ...options.env },
+    env: { HOME: dir, TMPDIR: dir, XDG_STATE_HOME: join(dir, 'state'), ...options.env },
   });
   const sampling = setInterval(() => {
     if (existsSync(`/proc/${running.pid}/cmdline`)) {
@@ -161,6 +162,14 @@ describe('the connection string of a device', () => {
       ['slot', 'show', '0', '--json'],
       ['slot', 'token', '0', '--json'],
       ['slot', 'sign', '0', 'challenge'],
+      ['slot', 'verify', '0'],
+      ['slot', 'verify', '0', '--hub', '--hub-host', '127.0.0.1:1'],
+      ['slot', 'uri', 'read', '0'],
+      ['slot', 'device-id', '0'],
+      ['slot', 'repair', '0'],
+      ['slot', 'uri', 'write', '0', 'h/d', '--overwrite'],
+      ['slot', 'uri', 'clear', '0', '--yes'],
+      ['slot', 'key', 'clear', '0', '--dry-run'],
       ['slot', 'clear', '0', '--dry-run'],
       ['slot', 'clear', '0'],
       ['srk', 'read'],
@@ -173,9 +182,45 @@ describe('the connection string of a device', () => {
     }
   });
 
+  it('and its key alone leave nothing behind, not even where they are interrupted', async () => {
+    const key = deviceKey.toString('base64');
+    const write = ['slot', 'key', 'write', '2', '--overwrite', '--tpm', chip.tcti];
+    for (const [given, options] of [
+      [['--key-file', '-'], { stdin: key }],
+      [['--key-file', secretFile('key', key)], {}],
+      [[], { env: { IOTDM_SLOT_KEY: key } }],
+    ] as const) {
+      const outcome = await run([...write, ...given], options);
+      assert.equal(outcome.code, 0, outcome.stderr);
+    }
+    for (const [args, stdin] of [
+      [['slot', 'write', '2', '--overwrite', '--connection-string-file', '-'], deviceString],
+      [write.slice(0, 5).concat('--key-file', '-'), key],
+    ] as const) {
+      const gate = await gateTpm(chip.tcti, (_, code) => (code === 0x120 ? 'drop' : 'pass'));
+      const outcome = await run([...args, '--tpm', gate.tcti, '--timeout', '1'], { stdin });
+      await gate.close();
+      assert.equal(outcome.code, 4, outcome.stderr);
+      assert.ok(readdirSync(join(dir, 'state', 'iotdm')).some((name) => name.startsWith('recovery')));
+      checkFiles();
+      const repaired = await run(['slot', 'repair', '2', '--tpm', chip.tcti]);
+      assert.equal(repaired.code, 0, repaired.stderr);
+    }
+  });
+
   it('given on the command line is refused and not repeated', async () => {
     const key = deviceKey.toString('base64');
     for (const args of [
+      ['slot', 'key', 'write', '0', '--key', key],
+      ['slot', 'key', 'write', '0', `--key=${key}`],
+      ['slot', 'key', 'write', '0', key],
+      ['slot', 'key', 'write', '0', '--key-file', key],
+      ['slot', 'uri', 'write', '0', deviceString],
+      ['slot', 'uri', 'write', '0', key],
+      ['slot', 'verify', '0', '--connection-string', deviceString],
+      ['slot', 'verify', '0', '--hub-host', deviceString],
+      ['slot', 'token', '0', '--expires-at', deviceString],
+      ['slot', 'clear', '0', '--yes', `--wait=${deviceString}`],
       ['slot', 'write', '0', '--connection-string', deviceString],
       ['slot', 'write', '0', `--connection-string=${deviceString}`],
       ['slot', 'write', '0', `--connectionstring=${deviceString}`],

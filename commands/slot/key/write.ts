@@ -2,7 +2,7 @@ import { Option } from 'commander';
 import { decodeBase64 } from '../../../src/encoding.ts';
 import { parseSlotNumber } from '../../../src/slot/layout.ts';
 import { Secret } from '../../../src/secret.ts';
-import { checkSlotKeyWritable, writeSlotKey } from '../../../src/slot/slots.ts';
+import { checkKey, checkSlotKeyWritable, writeSlotKey } from '../../../src/slot/slots.ts';
 import type { Context } from '../../shared/context.ts';
 import { CommandError } from '../../shared/failure.ts';
 import { secretVariables } from '../../shared/settings.ts';
@@ -51,6 +51,7 @@ export const slotKeyWrite: Verb<[string], SlotKeyWriteOptions, SlotKeyWriteResul
     const number = parseSlotNumber(slot);
     const key = await readKey(context, options);
     try {
+      checkKey(key);
       const slots = await context.openSlotsToChange();
       if (context.settings.dryRun) {
         const { replaced } = await checkSlotKeyWritable(slots, number, key, options);

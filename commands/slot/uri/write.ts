@@ -1,6 +1,6 @@
 import { Option } from 'commander';
 import { parseSlotNumber } from '../../../src/slot/layout.ts';
-import { checkSlotUriWritable, writeSlotUri } from '../../../src/slot/slots.ts';
+import { checkSlotUriWritable, checkUri, writeSlotUri } from '../../../src/slot/slots.ts';
 import { noteSdkSlot, slotArgument } from '../../shared/slot-argument.ts';
 import type { Verb } from '../../shared/verb.ts';
 
@@ -37,6 +37,7 @@ export const slotUriWrite: Verb<[string, string], SlotUriWriteOptions, SlotUriWr
   ],
   async run(context, [slot, uri], options) {
     const number = parseSlotNumber(slot);
+    checkUri(uri);
     const slots = await context.openSlotsToChange();
     if (context.settings.dryRun) {
       const { replaced } = await checkSlotUriWritable(slots, number, uri, options);
