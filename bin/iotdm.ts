@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The process: argv, streams and signals in, exit code out. */
 import manifest from '../package.json' with { type: 'json' };
+import { isCalledLimpet } from '../commands/limpet/command-line.ts';
 import { main } from '../commands/main.ts';
 
 const interrupt = new AbortController();
@@ -18,7 +19,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-const exitCode = await main(process.argv.slice(2), {
+const args = process.argv.slice(2);
+const exitCode = await main(isCalledLimpet(process.argv[1]) ? ['limpet', ...args] : args, {
   stdin: process.stdin,
   stdout: process.stdout,
   stderr: process.stderr,

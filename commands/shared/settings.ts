@@ -217,6 +217,18 @@ export function declareSharedOptions(program: Command): void {
   }
 }
 
+/** How many words of a command line this one begins, its value included, where it is a shared option; otherwise 0. */
+export function sharedOptionLength(word: string): number {
+  if (/^-v+$/.test(word)) return 1;
+  for (const { flags, type } of sharedOptions) {
+    const names = flags.replace(/ <.*$/, '').split(', ');
+    const takesValue = type === 'text' || type === 'seconds';
+    if (names.includes(word)) return takesValue ? 2 : 1;
+    if (takesValue && names.some((name) => word.startsWith(`${name}=`))) return 1;
+  }
+  return 0;
+}
+
 /** Whether a command's help lists this shared option. */
 export function isShownFor(groups: readonly SettingGroup[], option: Option): boolean {
   const shared = sharedOptions.find(({ flags }) => flags === option.flags);

@@ -12,6 +12,8 @@ export interface Verb<Arguments extends readonly unknown[], Options, Result> {
   readonly summary: string;
   /** What it does, and what it leaves alone, for its own help. */
   readonly description: string;
+  /** A table or other lines of its help that stay as they are, between options and examples. */
+  readonly notes?: string;
   readonly examples: readonly string[];
   /** Where to go next. */
   readonly seeAlso: readonly string[];
@@ -57,6 +59,7 @@ export function declare<Arguments extends readonly unknown[], Options, Result>(
     visibleGlobalOptions: (shown) =>
       globalOptions(shown).filter((option) => isShownFor(verb.settings, option)),
   });
+  if (verb.notes !== undefined) command.addHelpText('after', `\n${verb.notes}`);
   command.addHelpText('after', footer(verb.examples, verb.seeAlso));
   command.action(async (...received: unknown[]) => {
     const args = received.slice(0, -2) as unknown as Arguments;
