@@ -1,5 +1,5 @@
 /** Files that commands make: for the owner only, and never over an existing file unless told to. */
-import { open, rename, rm } from 'node:fs/promises';
+import { lstat, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
@@ -14,6 +14,7 @@ export async function writeOutputFile(
   content: string | Buffer | AsyncIterable<string>,
   { overwrite = false } = {},
 ): Promise<void> {
+  if (overwrite) await refuseToReplaceDevice(path);
   const target = overwrite ? join(dirname(path), `.${randomUUID()}.part`) : path;
   try {
     const file = await open(target, 'wx', 0o600);
@@ -36,6 +37,13 @@ export async function writeOutputFile(
   } catch (cause) {
     throw outputFailure(path, cause);
   }
+}
+
+/** A file renamed to `/dev/null` would take its place, for all programs of the machine. */
+async function refuseToReplaceDevice(path: string): Promise<void> {
+  const there = await lstat(path).catch(() => undefined);
+  if (there === undefined || there.isFile() || there.isDirectory() || there.isSymbolicLink()) return;
+  throw new IotdmError('usage.output-unwritable', `cannot write ${path}: it is there, and is no file`);
 }
 
 function outputFailure(path: string, cause: unknown): unknown {
