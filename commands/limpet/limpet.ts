@@ -1,3 +1,4 @@
+import { IotdmError, type ErrorCode } from '../../src/errors.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import type { Verb } from '../shared/verb.ts';
@@ -66,9 +67,20 @@ async function perform(context: Context, command: Performed): Promise<void> {
     output = typeof result === 'string' ? result : xmlDocument(result);
   } catch (error) {
     if (row.element !== null) await context.print(xmlDocument(element(row.element, '')));
-    throw error;
+    throw command.kind === 'slot' ? withLimpetsHint(error, command.slot) : error;
   }
   await context.print(output);
+}
+
+/** A hint that names an option of iotdm's own commands is of no use where the arguments are Limpet's. */
+function withLimpetsHint(error: unknown, slot: number): unknown {
+  if (!(error instanceof IotdmError) || error instanceof CommandError) return error;
+  const hints: Readonly<Partial<Record<ErrorCode, string>>> = {
+    'tpm.slot-not-empty': `destroy what it holds with -DLD first, or replace it with: iotdm slot write ${slot} --overwrite --connection-string-file FILE`,
+    'tpm.slot-foreign': `choose another slot, or destroy what another program keeps there with: iotdm slot clear ${slot} --force`,
+  };
+  const hint = hints[error.code];
+  return hint === undefined ? error : new CommandError(error.code, error.message, hint, error.details);
 }
 
 /** Limpet has no dry run, and a command that only looks as if it had done its work would mislead a script. */

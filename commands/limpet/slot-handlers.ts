@@ -1,11 +1,11 @@
 /** Limpet's commands on one slot. */
-import { parseConnectionString } from '../../src/slot/device-identity.ts';
 import { limpetName } from '../../src/slot/limpet-notation.ts';
 import { slotNames } from '../../src/slot/names.ts';
 import { clearSlot, slotSign, slotToken, writeSlot } from '../../src/slot/slots.ts';
 import { IotdmError } from '../../src/errors.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
+import { parseCredentials } from '../slot/write.ts';
 import { DEFAULT_TTL_S, parseTtl } from '../slot/token.ts';
 import type { LimpetOutput, SlotHandler } from './output.ts';
 import type { SlotSwitchName } from './switches.ts';
@@ -21,7 +21,7 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
 
   async PCS(context, slot, [connectionString = '']) {
     warnOfArgument(context, 'a connection string', `iotdm slot write ${slot} --connection-string-file FILE`);
-    const credentials = parseConnectionString(connectionString);
+    const credentials = parseCredentials(connectionString);
     const tpm = await context.openTpm();
     try {
       await writeSlot(tpm, slot, credentials);

@@ -46,11 +46,11 @@ const entities: Readonly<Record<string, string>> = {
   "'": '&apos;',
 };
 
-/** XML 1.0, section 2.2: what is no character there cannot be written at all, not even as a reference. */
+/** XML 1.0, section 2.2: what is no character there cannot be written, not even as a reference; `?` stands for it. */
 function escaped(text: string): string {
   return (
     text
-      .replace(/[^\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]/gu, '\uFFFD')
+      .replace(/[^\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]/gu, '?')
       .replace(/[&<>"']/g, (character) => entities[character] ?? '')
       // Section 2.11 and 3.3.3: a reader would make other white space of these.
       .replace(/[\t\n\r]/g, (character) => `&#${character.charCodeAt(0)};`)
