@@ -39,7 +39,7 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
   },
 
   async AST(context, slot, [seconds]) {
-    const validity = seconds === undefined ? DEFAULT_TTL_S : parseTtl(seconds);
+    const validity = parseValidity(seconds);
     const now = Math.floor(context.host.clock().getTime() / 1000);
     const { connectionString } = await slotToken(await context.openTpm(), slot, now + validity, 'limpet');
     return `${connectionString}\n`;
@@ -59,6 +59,17 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
 
 function later(): Promise<LimpetOutput> {
   throw new CommandError('usage.unsupported', 'not available yet', 'run: iotdm limpet --help');
+}
+
+/** @throws CommandError `usage.invalid`, which does not repeat what was typed */
+function parseValidity(seconds: string | undefined): number {
+  if (seconds === undefined) return DEFAULT_TTL_S;
+  if (/^\d{1,10}$/.test(seconds)) return parseTtl(seconds);
+  throw new CommandError(
+    'usage.invalid',
+    'the validity behind -AST is no number of seconds',
+    'give seconds, such as 0 -AST 3600, or nothing for an hour',
+  );
 }
 
 function named(name: string, tpmName: Buffer | null): ReturnType<typeof element> {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import type { Command } from 'commander';
+import { parseLimpet } from '../../commands/limpet/parse.ts';
 import { buildProgram, main } from '../../commands/main.ts';
 import type { Host } from '../../commands/shared/context.ts';
 import { toFailure } from '../../commands/shared/failure.ts';
@@ -101,6 +102,11 @@ function commandsIn(line: string): string[][] {
 
 /** Why a command line would be refused, or undefined. Options are checked by name, arguments by their number. */
 function problemOf(parts: readonly string[]): string | undefined {
+  if (parts[0] === 'limpet' && parts.length > 1 && parts[1] !== '--help') {
+    // The arguments are Limpet's own.
+    const line = parseLimpet(parts.slice(1).filter((part) => !/^>/.test(part)));
+    return line.kind === 'wrong' ? line.problem : undefined;
+  }
   let command = program;
   const operands: string[] = [];
   for (let at = 0; at < parts.length; at += 1) {
