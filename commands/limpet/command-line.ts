@@ -15,18 +15,23 @@ export function isCalledLimpet(script: string | undefined): boolean {
  * `-V -E -R`. The options that all commands share stay where they are, before and behind `limpet`.
  */
 export function fenceLimpet(args: readonly string[]): readonly string[] {
-  const command = afterSharedOptions(args, 0);
+  const command = afterSharedOptions(args, 0, (at) => args[at]);
   if (args[command] !== 'limpet') return args;
-  const start = afterSharedOptions(args, command + 1);
+  // A number behind `--wait` is that of a slot: here its own value is given with `=`.
+  const start = afterSharedOptions(args, command + 1, () => undefined);
   const first = args[start];
   if (first === undefined || first === '--' || first === '--help') return args;
   return [...args.slice(0, start), '--', ...args.slice(start)];
 }
 
-function afterSharedOptions(args: readonly string[], from: number): number {
+function afterSharedOptions(
+  args: readonly string[],
+  from: number,
+  optionalValue: (at: number) => string | undefined,
+): number {
   let at = from;
   for (;;) {
-    const length = sharedOptionLength(args[at] ?? '');
+    const length = sharedOptionLength(args[at] ?? '', optionalValue(at + 1));
     if (length === 0) return Math.min(at, args.length);
     at += length;
   }

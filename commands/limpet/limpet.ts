@@ -3,7 +3,7 @@ import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import type { Verb } from '../shared/verb.ts';
 import { parseLimpet, type LimpetCommand } from './parse.ts';
-import { limpetSwitches, notation } from './switches.ts';
+import { limpetSwitches, notation, type SlotSwitchName } from './switches.ts';
 import { limpetHelpTable, limpetUsage } from './usage.ts';
 import { element, xmlDocument } from './xml.ts';
 
@@ -24,7 +24,7 @@ export const limpetVerb: Verb<[readonly string[]], object, void> = {
     'ln -s "$(command -v iotdm)" /usr/local/bin/limpet',
   ],
   seeAlso: ['iotdm slot write', 'iotdm ek read', 'iotdm enrollment import'],
-  settings: ['tpm', 'timeout'],
+  settings: ['tpm', 'timeout', 'change'],
   async run(context, [words]) {
     const command = parseLimpet(words);
     switch (command.kind) {
@@ -67,20 +67,30 @@ async function perform(context: Context, command: Performed): Promise<void> {
     output = typeof result === 'string' ? result : xmlDocument(result);
   } catch (error) {
     if (row.element !== null) await context.print(xmlDocument(element(row.element, '')));
-    throw command.kind === 'slot' ? withLimpetsHint(error, command.slot) : error;
+    throw command.kind === 'slot' ? withLimpetsHint(error, command) : error;
   }
   await context.print(output);
 }
 
 /** A hint that names an option of iotdm's own commands is of no use where the arguments are Limpet's. */
-function withLimpetsHint(error: unknown, slot: number): unknown {
+function withLimpetsHint(error: unknown, { name, slot }: Extract<Performed, { kind: 'slot' }>): unknown {
   if (!(error instanceof IotdmError) || error instanceof CommandError) return error;
   const hints: Readonly<Partial<Record<ErrorCode, string>>> = {
-    'tpm.slot-not-empty': `destroy what it holds with -DLD first, or replace it with: iotdm slot write ${slot} --overwrite --connection-string-file FILE`,
+    'tpm.slot-not-empty': replaceHint(name, slot),
     'tpm.slot-foreign': `choose another slot, or destroy what another program keeps there with: iotdm slot clear ${slot} --force`,
   };
   const hint = hints[error.code];
   return hint === undefined ? error : new CommandError(error.code, error.message, hint, error.details);
+}
+
+function replaceHint(name: SlotSwitchName, slot: number): string {
+  const [destroy, replace] =
+    name === 'SUR'
+      ? ['DUR', `uri write ${slot} HOST/DEVICE --overwrite`]
+      : name === 'CHK'
+        ? ['EHK', `key write ${slot} --overwrite --key-file FILE`]
+        : ['DLD', `write ${slot} --overwrite --connection-string-file FILE`];
+  return `destroy what it holds with ${slot} -${destroy} first, or replace it with: iotdm slot ${replace}`;
 }
 
 /** Limpet has no dry run, and a command that only looks as if it had done its work would mislead a script. */

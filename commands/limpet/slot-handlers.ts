@@ -1,55 +1,100 @@
 /** Limpet's commands on one slot. */
-import { limpetName } from '../../src/slot/limpet-notation.ts';
-import { slotNames } from '../../src/slot/names.ts';
-import { clearSlot, slotSign, slotToken, writeSlot } from '../../src/slot/slots.ts';
-import { IotdmError } from '../../src/errors.ts';
+import type { IotdmError } from '../../src/errors.ts';
+import {
+  clearSlot,
+  clearSlotKey,
+  clearSlotUri,
+  encodedName,
+  readSlotUri,
+  slotDeviceId,
+  slotNames,
+  slotSign,
+  slotToken,
+  writeSlot,
+  writeSlotKey,
+  writeSlotUri,
+} from '../../src/slot/slots.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
+import { parseKey } from '../slot/key/write.ts';
+import { expiryOf } from '../slot/token.ts';
 import { parseCredentials } from '../slot/write.ts';
-import { DEFAULT_TTL_S, parseTtl } from '../slot/token.ts';
-import type { LimpetOutput, SlotHandler } from './output.ts';
+import type { SlotHandler } from './output.ts';
 import type { SlotSwitchName } from './switches.ts';
-import { element } from './xml.ts';
+import { element, type XmlElement } from './xml.ts';
 
 export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
-  RID: later,
-  SUR: later,
-  RUR: later,
-  DUR: later,
-  CHK: later,
-  EHK: later,
+  async RID(context, slot) {
+    const { deviceId } = await slotDeviceId(await context.openTpm(), slot);
+    return element('DevId', deviceId);
+  },
+
+  async SUR(context, slot, [uri = '']) {
+    const { storageName } = await writeSlotUri(await context.openSlotsToChange(), slot, uri);
+    return named('StorageName', storageName);
+  },
+
+  async RUR(context, slot) {
+    const { tpm, recovery } = await context.openSlots();
+    const { uri } = await readSlotUri(tpm, slot, recovery);
+    return element('ServiceURI', uri);
+  },
+
+  async DUR(context, slot) {
+    const { storageName } = await clearSlotUri(await context.openSlotsToChange(), slot);
+    if (storageName === null) throw nothingThere(slot, 'has no URI');
+    return named('StorageName', storageName);
+  },
 
   async PCS(context, slot, [connectionString = '']) {
     warnOfArgument(context, 'a connection string', `iotdm slot write ${slot} --connection-string-file FILE`);
     const credentials = parseCredentials(connectionString);
-    const tpm = await context.openTpm();
     try {
-      await writeSlot(tpm, slot, credentials);
+      const slots = await context.openSlotsToChange();
+      const { keyName } = await writeSlot(slots, slot, credentials);
+      const { storageName } = await slotNames(slots.tpm, slot);
+      return element('Provisioned', [named('StorageName', storageName), named('KeyName', keyName)]);
     } finally {
       credentials.key.wipe();
     }
-    const { storageName, keyName } = await slotNames(tpm, slot);
-    return element('Provisioned', [named('StorageName', storageName), named('KeyName', keyName)]);
+  },
+
+  async CHK(context, slot, [text = '']) {
+    warnOfArgument(context, 'a key', `iotdm slot key write ${slot} --key-file FILE`);
+    const key = parseKey(text);
+    try {
+      const { keyName } = await writeSlotKey(await context.openSlotsToChange(), slot, key);
+      return named('KeyName', keyName);
+    } finally {
+      key.wipe();
+    }
+  },
+
+  async EHK(context, slot) {
+    const { keyName } = await clearSlotKey(await context.openSlotsToChange(), slot);
+    if (keyName === null) throw nothingThere(slot, 'has no key');
+    return named('KeyName', keyName);
   },
 
   async SHK(context, slot, [file = '']) {
     const data = context.openInput(file, 'what is to be signed');
-    const hmac = await slotSign(await context.openTpm(), slot, data);
+    const { tpm, recovery } = await context.openSlots();
+    const hmac = await slotSign(tpm, slot, data, recovery);
     return element('Sha256Hmac', hmac.toString('base64'));
   },
 
   async AST(context, slot, [seconds]) {
-    const validity = parseValidity(seconds);
-    const now = Math.floor(context.host.clock().getTime() / 1000);
-    const { connectionString } = await slotToken(await context.openTpm(), slot, now + validity, 'limpet');
+    const expiry = expiryOf(validity(seconds), context.host.clock());
+    const { tpm, recovery } = await context.openSlots();
+    const { connectionString } = await slotToken(tpm, slot, expiry, recovery, 'limpet');
     return `${connectionString}\n`;
   },
 
   async DLD(context, slot) {
-    const tpm = await context.openTpm();
-    const { storageName, keyName } = await slotNames(tpm, slot);
-    const { state } = await clearSlot(tpm, slot);
-    if (state === 'empty') throw new IotdmError('tpm.slot-empty', `slot ${slot} is empty`);
+    const slots = await context.openSlotsToChange();
+    const { storageName, keyName } = await slotNames(slots.tpm, slot);
+    const { state } = await clearSlot(slots, slot);
+    if (state === 'empty') throw nothingThere(slot, 'is empty');
     return element('Destroyed', [
       ...(storageName === null ? [] : [named('StorageName', storageName)]),
       ...(keyName === null ? [] : [named('HmacKeyName', keyName)]),
@@ -57,14 +102,19 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
   },
 };
 
-function later(): Promise<LimpetOutput> {
-  throw new CommandError('usage.unsupported', 'not available yet', 'run: iotdm limpet --help');
+/** Where Limpet has nothing to destroy, it fails. */
+function nothingThere(slot: number, problem: string): IotdmError {
+  return new CommandError(
+    'tpm.slot-empty',
+    `slot ${slot} ${problem}: nothing was destroyed`,
+    `what the slot holds is shown by: iotdm slot show ${slot}`,
+  );
 }
 
 /** @throws CommandError `usage.invalid`, which does not repeat what was typed */
-function parseValidity(seconds: string | undefined): number {
-  if (seconds === undefined) return DEFAULT_TTL_S;
-  if (/^\d{1,10}$/.test(seconds)) return parseTtl(seconds);
+function validity(seconds: string | undefined): { readonly ttl?: string } {
+  if (seconds === undefined) return {};
+  if (/^\d{1,10}$/.test(seconds)) return { ttl: seconds };
   throw new CommandError(
     'usage.invalid',
     'the validity behind -AST is no number of seconds',
@@ -72,8 +122,10 @@ function parseValidity(seconds: string | undefined): number {
   );
 }
 
-function named(name: string, tpmName: Buffer | null): ReturnType<typeof element> {
-  return element(name, tpmName === null ? '' : limpetName(tpmName));
+/** @param tpmName nameAlg and digest, as bytes or in hex */
+function named(name: string, tpmName: Buffer | string | null): XmlElement {
+  if (tpmName === null) return element(name, '');
+  return element(name, encodedName(typeof tpmName === 'string' ? Buffer.from(tpmName, 'hex') : tpmName));
 }
 
 /** Limpet takes secrets from the command line, and so a script written for it must be able to give them there. */

@@ -2,8 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
-import { limpetName } from '../../src/slot/limpet-notation.ts';
-import { listSlotNames } from '../../src/slot/names.ts';
+import { encodedName, listSlotNames } from '../../src/slot/slots.ts';
 import type { Hierarchy } from '../../src/tpm/tss.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
@@ -57,7 +56,7 @@ export const tpmHandlers: Readonly<Record<TpmSwitchName, TpmHandler>> = {
 
   async FCT(context) {
     const { clearTpm, planClear } = await import('../../src/station/tpm-clear.ts');
-    const tpm = await context.openTpm();
+    const tpm = await context.openTpmToChange();
     await clearTpm(tpm, await planClear(tpm));
     return element('TpmClear', 'OK');
   },
@@ -95,8 +94,8 @@ export const tpmHandlers: Readonly<Record<TpmSwitchName, TpmHandler>> = {
       'LogicalDevices',
       devices.map(({ slot, storageName, keyName }) => ({
         ...element('LogicalDevice', [
-          ...(storageName === null ? [] : [element('StorageName', limpetName(storageName))]),
-          ...(keyName === null ? [] : [element('HmacKeyName', limpetName(keyName))]),
+          ...(storageName === null ? [] : [element('StorageName', encodedName(storageName))]),
+          ...(keyName === null ? [] : [element('HmacKeyName', encodedName(keyName))]),
         ]),
         attributes: { id: String(slot) },
       })),

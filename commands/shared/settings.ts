@@ -217,14 +217,18 @@ export function declareSharedOptions(program: Command): void {
   }
 }
 
-/** How many words of a command line this one begins, its value included, where it is a shared option; otherwise 0. */
-export function sharedOptionLength(word: string): number {
+/**
+ * How many words of a command line this one begins, its value included, where it is a shared option; otherwise 0.
+ * @param next what follows, where an option whose value may be left out can have it there
+ */
+export function sharedOptionLength(word: string, next?: string): number {
   if (/^-v+$/.test(word)) return 1;
   for (const { flags, type } of sharedOptions) {
-    const names = flags.replace(/ <.*$/, '').split(', ');
+    const names = flags.replace(/ [<[].*$/, '').split(', ');
     const takesValue = type === 'text' || type === 'seconds';
-    if (names.includes(word)) return takesValue ? 2 : 1;
-    if (takesValue && names.some((name) => word.startsWith(`${name}=`))) return 1;
+    const mayTakeValue = type === 'wait' && /^\d/.test(next ?? '');
+    if (names.includes(word)) return takesValue || mayTakeValue ? 2 : 1;
+    if ((takesValue || type === 'wait') && names.some((name) => word.startsWith(`${name}=`))) return 1;
   }
   return 0;
 }

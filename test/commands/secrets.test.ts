@@ -291,7 +291,7 @@ describe("secrets in Limpet's arguments", () => {
   });
 
   it('are not repeated wherever they stand by mistake', async () => {
-    const forms = [deviceString, key, deviceKey.toString('hex'), deviceKey.toString('base64url')];
+    const forms = [deviceString, deviceKey.toString('hex')];
     for (const secret of forms) {
       for (const words of [
         [secret],

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { chmodSync, cpSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { before, describe, it, type TestContext } from 'node:test';
@@ -39,6 +39,8 @@ limpet 0 -AST > ast.txt
 limpet 0 -ast 600 > ast600.txt
 limpet -Lld > lld.xml
 limpet 0 -SHK data > shk.xml
+limpet 0 -rur > rur.xml
+limpet 0 -RID > rid.xml
 limpet 0 -DLD > dld.xml
 limpet -LLD > after.xml
 limpet -azuredps -enrollmentinfo csv > info.csv
@@ -101,6 +103,17 @@ function nameIn(text: string): string {
   return /name: ?([0-9a-f]{68})/.exec(text)?.[1] ?? '';
 }
 
+/** By tpm2-tools' name of the storage root key. */
+function logicalDeviceId(slot: number): string {
+  const srkName = nameIn(chip.tool('tpm2_readpublic', '-c', '0x81000001'));
+  assert.match(srkName, /^000b/);
+  const digest = createHash('sha256')
+    .update(Buffer.from([slot, 0, 0, 0]))
+    .update(srkName, 'hex')
+    .digest('hex');
+  return limpetName(`000b${digest}`);
+}
+
 describe('a script that was written for Limpet', () => {
   for (const [name, way] of Object.entries(ways)) {
     it(`runs by ${name}`, async (t) => {
@@ -139,6 +152,9 @@ describe('a script that was written for Limpet', () => {
       );
       assert.deepEqual(xml('after.xml'), { name: 'LogicalDevices', attributes: {}, text: '', children: [] });
       assert.deepEqual(textsOf(xml('shk.xml')), { Sha256Hmac: VECTOR_HMAC });
+
+      assert.deepEqual(textsOf(xml('rur.xml')), { ServiceURI: 'plant.azure-devices.net/press-17' });
+      assert.deepEqual(textsOf(xml('rid.xml')), { DevId: logicalDeviceId(0) });
 
       checkToken(read('ast.txt'), 3600);
       checkToken(read('ast600.txt'), 600);
@@ -270,9 +286,15 @@ describe('a slot', () => {
     writeFileSync(join(chip.dir, 'data'), VECTOR_DATA);
     const contents = chipContents(chip);
     for (const slot of ['5', '6']) {
-      for (const [name, ...more] of [['AST'], ['SHK', join(chip.dir, 'data')], ['DLD']] as const) {
+      for (const [name, ...more] of [
+        ['AST'],
+        ['SHK', join(chip.dir, 'data')],
+        ['RUR'],
+        ['DUR'],
+        ['DLD'],
+      ] as const) {
         const stderr = await fails([slot, `-${name}`, ...more], String(limpetSwitches[name].element), 4);
-        assert.match(stderr, slot === '5' ? /slot 5 is foreign/ : /slot 6 is empty/);
+        assert.match(stderr, slot === '5' ? /slot 5 is foreign/ : /slot 6 (is empty|has no URI)/);
       }
     }
     await fails(['5', '-PCS', connectionString], 'Provisioned', 4);
@@ -281,6 +303,75 @@ describe('a slot', () => {
     const foreign = limpetName(nameIn(chip.tool('tpm2_nvreadpublic', '0x1400105')));
     assert.deepEqual(listed, { 'LogicalDevices/LogicalDevice/StorageName': foreign });
     chip.tool('tpm2_nvundefine', '0x1400105', '-C', 'o');
+  });
+
+  it('is made and taken apart in halves', async (t) => {
+    const uri = 'plant.azure-devices.net/press-17/vision';
+    const { StorageName } = await succeeds('3', '-SUR', uri);
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), uri);
+    assert.equal(StorageName, limpetName(nameIn(chip.tool('tpm2_nvreadpublic', '0x1400103'))));
+    assert.deepEqual(await succeeds('3', '-RUR'), { ServiceURI: uri });
+    const uriRefused = await fails(['3', '-SUR', 'plant.azure-devices.net/press-18'], 'StorageName', 4);
+    assert.match(uriRefused, /^iotdm: hint: .* 3 -DUR .* iotdm slot uri write 3 /m);
+    assert.equal(chip.tool('tpm2_nvread', '0x1400103'), uri, 'it stays what it was');
+    await fails(['3', '-EHK'], 'KeyName', 4);
+    await fails(['3', '-AST'], 'SASToken', 4);
+
+    const { KeyName } = await succeeds('3', '-CHK', KEY);
+    assert.equal(KeyName, limpetName(nameIn(chip.tool('tpm2_readpublic', '-c', '0x81000103'))));
+    const keyRefused = await fails(['3', '-CHK', OTHER_KEY], 'KeyName', 4);
+    assert.match(keyRefused, /^iotdm: hint: .* 3 -EHK .* iotdm slot key write 3 /m);
+    const file = join(await scratchDirectory(t), 'vector.txt');
+    writeFileSync(file, VECTOR_DATA);
+    assert.deepEqual(await succeeds('3', '-SHK', file), { Sha256Hmac: VECTOR_HMAC }, 'with the first key');
+
+    assert.deepEqual(await succeeds('3', '-EHK'), { KeyName });
+    assert.deepEqual(await succeeds('3', '-DUR'), { StorageName });
+    await fails(['3', '-DUR'], 'StorageName', 4);
+    await fails(['3', '-RUR'], 'ServiceURI', 4);
+    assert.deepEqual(await succeeds('-LLD'), { LogicalDevices: '' });
+
+    // One half by itself is a logical device too.
+    const again = await succeeds('3', '-CHK', KEY);
+    assert.deepEqual(await succeeds('-LLD'), {
+      'LogicalDevices/LogicalDevice/HmacKeyName': again['KeyName'],
+    });
+    assert.deepEqual(await succeeds('3', '-DLD'), { 'Destroyed/HmacKeyName': again['KeyName'] });
+  });
+
+  it('takes keys of 16 to 64 bytes, and URIs of a host and a device', async () => {
+    const contents = chipContents(chip);
+    for (const key of [Buffer.alloc(15, 1), Buffer.alloc(65, 1)]) {
+      await fails(['3', '-CHK', key.toString('base64')], 'KeyName', 2);
+    }
+    for (const key of ['', 'x', 'bZD+qa+2VxMAX7yi6Ar2lQ', '<key>'])
+      await fails(['3', '-CHK', key], 'KeyName', 2);
+    for (const uri of ['', 'x', 'a.b/c/d/e', 'a.b/<c>', `a.b/${'d'.repeat(600)}`]) {
+      await fails(['3', '-SUR', uri], 'StorageName', 2);
+    }
+    assert.equal(chipContents(chip), contents);
+    for (const key of [Buffer.alloc(16, 1), Buffer.alloc(64, 1)]) {
+      await succeeds('3', '-CHK', key.toString('base64'));
+      await succeeds('3', '-EHK');
+    }
+  });
+
+  it('has a logical device id, whatever it holds', async (t) => {
+    const blank = await softwareTpm(t, { blank: true });
+    const env = { IOTDM_TPM: blank.tcti };
+    const idOf = async (slot: string): Promise<string> => {
+      const { code, stdout, stderr } = await iotdm(['limpet', slot, '-RID'], { env });
+      assert.equal(code, 0, stderr);
+      return textsOf(parseXml(stdout))['DevId'] ?? '';
+    };
+    const derived = await idOf('7');
+    assert.doesNotMatch(blank.handles('persistent'), /0x81000001/);
+    await iotdm(['limpet', '7', '-PCS', connectionString], { env });
+    assert.match(blank.handles('persistent'), /0x81000001/);
+    assert.equal(await idOf('7'), derived, 'the same before the storage root key stands and after');
+    const shown = await iotdm(['slot', 'device-id', '7', '--json'], { env });
+    assert.equal((JSON.parse(shown.stdout) as { deviceId: string }).deviceId, derived);
+    assert.notEqual(await idOf('8'), derived);
   });
 
   it('of a module has the module in its token', async () => {
