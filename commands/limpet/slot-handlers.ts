@@ -17,11 +17,12 @@ import {
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import { parseKey } from '../slot/key/write.ts';
-import { expiryOf } from '../slot/token.ts';
 import { parseCredentials } from '../slot/write.ts';
 import type { SlotHandler } from './output.ts';
 import type { SlotSwitchName } from './switches.ts';
 import { element, type XmlElement } from './xml.ts';
+
+const DEFAULT_VALIDITY_S = 3600;
 
 export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
   async RID(context, slot) {
@@ -84,7 +85,8 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
   },
 
   async AST(context, slot, [seconds]) {
-    const expiry = expiryOf(validity(seconds), context.host.clock());
+    const now = Math.floor(context.host.clock().getTime() / 1000);
+    const expiry = now + validity(seconds);
     const { tpm, recovery } = await context.openSlots();
     const { connectionString } = await slotToken(tpm, slot, expiry, recovery, 'limpet');
     return `${connectionString}\n`;
@@ -111,10 +113,13 @@ function nothingThere(slot: number, problem: string): IotdmError {
   );
 }
 
-/** @throws CommandError `usage.invalid`, which does not repeat what was typed */
-function validity(seconds: string | undefined): { readonly ttl?: string } {
-  if (seconds === undefined) return {};
-  if (/^\d{1,10}$/.test(seconds)) return { ttl: seconds };
+/**
+ * Seconds. Limpet knows no upper limit, and scripts may rely on that.
+ * @throws CommandError `usage.invalid`, which does not repeat what was typed
+ */
+function validity(seconds: string | undefined): number {
+  if (seconds === undefined) return DEFAULT_VALIDITY_S;
+  if (/^[1-9]\d{0,9}$/.test(seconds)) return Number(seconds);
   throw new CommandError(
     'usage.invalid',
     'the validity behind -AST is no number of seconds',

@@ -223,6 +223,8 @@ describe('start-up', () => {
       ['enrollment', 'import', '--help'],
       ['--version'],
       ['slot', 'bogus'],
+      ['limpet', '--help'],
+      ['limpet', '-bogus'],
     ]) {
       const loaded = await loadedBy(...args, ...unreachable);
       assert.ok(loaded.length > 0);

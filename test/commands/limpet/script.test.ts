@@ -394,8 +394,18 @@ describe('a slot', () => {
     await succeeds('2', '-DLD');
   });
 
+  it('gives tokens for as long as a script asks', async () => {
+    await succeeds('2', '-PCS', connectionString);
+    for (const seconds of [1, 2_147_483_647, 9_999_999_999]) {
+      const { code, stdout, stderr } = await limpet('2', '-AST', String(seconds));
+      assert.equal(code, 0, stderr);
+      checkToken(stdout, seconds);
+    }
+    await succeeds('2', '-DLD');
+  });
+
   it('gives no token for a time that is none', async () => {
-    for (const seconds of ['0', '-1', 'soon', '1e3', '']) {
+    for (const seconds of ['0', '-1', 'soon', '1e3', '99999999999', '']) {
       await fails(['2', '-AST', seconds], 'SASToken', 2);
     }
   });
