@@ -15,9 +15,9 @@ import {
   writeSlotUri,
 } from '../../src/slot/slots.ts';
 import type { Context } from '../shared/context.ts';
+import { parseDeviceCredentials } from '../shared/device-credentials.ts';
 import { CommandError } from '../shared/failure.ts';
 import { parseKey } from '../slot/key/write.ts';
-import { parseCredentials } from '../slot/write.ts';
 import type { SlotHandler } from './output.ts';
 import type { SlotSwitchName } from './switches.ts';
 import { element, type XmlElement } from './xml.ts';
@@ -49,7 +49,7 @@ export const slotHandlers: Readonly<Record<SlotSwitchName, SlotHandler>> = {
 
   async PCS(context, slot, [connectionString = '']) {
     warnOfArgument(context, 'a connection string', `iotdm slot write ${slot} --connection-string-file FILE`);
-    const credentials = parseCredentials(connectionString);
+    const credentials = parseDeviceCredentials(connectionString);
     try {
       const slots = await context.openSlotsToChange();
       const { keyName } = await writeSlot(slots, slot, credentials);
