@@ -93,7 +93,7 @@ function words(text: string): string[] {
 /** The `iotdm …` commands in a line of examples. */
 function commandsIn(line: string): string[][] {
   return line
-    .split(/\$\(|\)|\s\|\s|\s>\s|\s&&\s|;\s/)
+    .split(/\$\(|\)|\s\|\s|\s>>?\s|\s&&\s|;\s/)
     .map((part) => words(part.trim().replace(/\s{2,}\S.*$/, '')))
     .map((parts) => parts.slice(parts.indexOf('iotdm')))
     .filter(([first]) => first === 'iotdm')
@@ -104,7 +104,7 @@ function commandsIn(line: string): string[][] {
 function problemOf(parts: readonly string[]): string | undefined {
   if (parts[0] === 'limpet' && parts.length > 1 && parts[1] !== '--help') {
     // The arguments are Limpet's own.
-    const line = parseLimpet(parts.slice(1).filter((part) => !/^>/.test(part)));
+    const line = parseLimpet(parts.slice(1));
     return line.kind === 'wrong' ? line.problem : undefined;
   }
   let command = program;
