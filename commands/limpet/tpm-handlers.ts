@@ -7,6 +7,7 @@ import type { Hierarchy } from '../../src/tpm/tss.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import { writeOutputFile } from '../shared/output-file.ts';
+import { clearAndForget } from '../tpm/clear.ts';
 import { simulatorNotice } from '../simulator/start.ts';
 import { enrollmentInfo } from './enrollment-info.ts';
 import type { LimpetOutput, TpmHandler } from './output.ts';
@@ -55,9 +56,9 @@ export const tpmHandlers: Readonly<Record<TpmSwitchName, TpmHandler>> = {
   },
 
   async FCT(context) {
-    const { clearTpm, planClear } = await import('../../src/station/tpm-clear.ts');
-    const tpm = await context.openTpmToChange();
-    await clearTpm(tpm, await planClear(tpm));
+    const { planClear } = await import('../../src/station/tpm-clear.ts');
+    const slots = await context.openSlotsToChange();
+    await clearAndForget(slots, await planClear(slots.tpm));
     return element('TpmClear', 'OK');
   },
 
