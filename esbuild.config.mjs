@@ -41,6 +41,8 @@ const result = await build({
   logLevel: 'warning',
 });
 await chmod(`${outdir}/iotdm.js`, 0o755);
+// A copy of the folder runs too, also under a name without an extension.
+await writeFile(`${outdir}/package.json`, '{ "type": "module" }\n');
 await writeFile(`${outdir}/THIRD-PARTY-LICENSES.txt`, await licenses(Object.keys(result.metafile.inputs)));
 
 /** The licence texts of all packages in the bundle, as their licences ask. */

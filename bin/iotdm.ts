@@ -2,6 +2,7 @@
 /** The process: argv, streams and signals in, exit code out. */
 import { setMaxListeners } from 'node:events';
 import manifest from '../package.json' with { type: 'json' };
+import { isCalledLimpet } from '../commands/limpet/command-line.ts';
 import { main } from '../commands/main.ts';
 
 const interrupt = new AbortController();
@@ -21,7 +22,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-const exitCode = await main(process.argv.slice(2), {
+const args = process.argv.slice(2);
+const exitCode = await main(isCalledLimpet(process.argv[1]) ? ['limpet', ...args] : args, {
   stdin: process.stdin,
   stdout: process.stdout,
   stderr: process.stderr,

@@ -29,6 +29,8 @@ import { enrollmentShow } from './enrollment/show.ts';
 import { enrollmentUpdate } from './enrollment/update.ts';
 import { explainVerb } from './explain.ts';
 import { harvestVerb } from './harvest.ts';
+import { fenceLimpet } from './limpet/command-line.ts';
+import { limpetVerb } from './limpet/limpet.ts';
 import { manifestMerge } from './manifest/merge.ts';
 import { manifestVerify } from './manifest/verify.ts';
 import { simulatorStart } from './simulator/start.ts';
@@ -62,7 +64,7 @@ import { tpmList } from './tpm/list.ts';
 export async function main(args: readonly string[], host: Host): Promise<number> {
   const program = buildProgram(host);
   try {
-    await program.parseAsync([...args], { from: 'user' });
+    await program.parseAsync(fenceLimpet(args), { from: 'user' });
     return host.signal.aborted ? 130 : 0;
   } catch (error) {
     return report(error, args, program, host);
@@ -160,6 +162,8 @@ export function buildProgram(host: Host): Command {
       declare(enrollmentExport, host),
     ]),
   );
+  program.commandsGroup('In place of Limpet.exe:');
+  program.addCommand(declare(limpetVerb, host));
   program.commandsGroup('Rehearsal, never production:');
   program.addCommand(
     noun('simulator', 'a software TPM (swtpm)', [

@@ -16,7 +16,16 @@ export async function readDeviceCredentials(
   const secret = await context.readSecret(file, secretVariables.connectionString, 'the connection string');
   if (secret === undefined) return undefined;
   try {
-    return parseConnectionString(secret.revealText());
+    return parseDeviceCredentials(secret.revealText());
+  } finally {
+    secret.wipe();
+  }
+}
+
+/** @throws CommandError `input.invalid`, with the form that is expected as its hint */
+export function parseDeviceCredentials(connectionString: string): DeviceCredentials {
+  try {
+    return parseConnectionString(connectionString);
   } catch (error) {
     if (!(error instanceof IotdmError)) throw error;
     throw new CommandError(
@@ -24,7 +33,5 @@ export async function readDeviceCredentials(
       error.message,
       'expected HostName=NAME.azure-devices.net;DeviceId=ID;SharedAccessKey=KEY, as IoT Hub shows it for a device',
     );
-  } finally {
-    secret.wipe();
   }
 }

@@ -20,6 +20,7 @@ export async function writeOutputFile(
   try {
     // Known beforehand, before anything is done for nothing; `moveToFreePlace` is what holds.
     if (!overwrite && (await exists(path))) throw alreadyThere(path);
+    if (overwrite) await refuseToReplaceDevice(path);
     try {
       await writeWhole(part, content);
       if (overwrite) await rename(part, path);
@@ -31,6 +32,13 @@ export async function writeOutputFile(
   } catch (cause) {
     throw outputFailure(path, cause);
   }
+}
+
+/** A rename would put an ordinary file in the place of a device, a pipe or a socket (`--out /dev/null` as root). */
+async function refuseToReplaceDevice(path: string): Promise<void> {
+  const there = await lstat(path).catch(() => undefined);
+  if (there === undefined || there.isFile() || there.isDirectory() || there.isSymbolicLink()) return;
+  throw new IotdmError('usage.output-unwritable', `cannot write ${path}: it is there, and is no file`);
 }
 
 export interface OutputPart {

@@ -232,6 +232,22 @@ export function declareSharedOptions(program: Command): void {
   }
 }
 
+/**
+ * How many words of a command line this one begins, its value included, where it is a shared option; otherwise 0.
+ * @param next what follows, where an option whose value may be left out can have it there
+ */
+export function sharedOptionLength(word: string, next?: string): number {
+  if (/^-v+$/.test(word)) return 1;
+  for (const { flags, type } of sharedOptions) {
+    const names = flags.replace(/ [<[].*$/, '').split(', ');
+    const takesValue = type === 'text' || type === 'seconds';
+    const mayTakeValue = type === 'wait' && /^\d/.test(next ?? '');
+    if (names.includes(word)) return takesValue || mayTakeValue ? 2 : 1;
+    if ((takesValue || type === 'wait') && names.some((name) => word.startsWith(`${name}=`))) return 1;
+  }
+  return 0;
+}
+
 /** Whether a command's help lists this shared option. */
 export function isShownFor(groups: readonly SettingGroup[], option: Option): boolean {
   const shared = sharedOptions.find(({ flags }) => flags === option.flags);

@@ -14,6 +14,8 @@ export interface Verb<Arguments extends readonly unknown[], Options, Result> {
   readonly summary: string;
   /** What it does, and what it leaves alone, for its own help. */
   readonly description: string;
+  /** A table or other lines of its help that stay as they are, between options and examples. */
+  readonly notes?: string;
   readonly examples: readonly string[];
   /** What its help explains after the options, in lines of its own. */
   readonly notes?: string;

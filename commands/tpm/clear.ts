@@ -2,6 +2,7 @@ import { hex32 } from '../../src/encoding.ts';
 import { SRK_HANDLE } from '../../src/slot/layout.ts';
 import type { SlotView } from '../../src/slot/slots.ts';
 import type { ClearPlan } from '../../src/station/tpm-clear.ts';
+import type { Slots } from '../shared/context.ts';
 import type { Verb } from '../shared/verb.ts';
 
 export interface TpmClearResult {
@@ -30,7 +31,7 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
   seeAlso: ['iotdm slot list', 'iotdm slot clear', 'iotdm tpm check'],
   settings: ['tpm', 'timeout', 'change', 'confirm', 'dry-run'],
   async run(context) {
-    const { clearTpm, planClear } = await import('../../src/station/tpm-clear.ts');
+    const { planClear } = await import('../../src/station/tpm-clear.ts');
     const { tpm, recovery } = await context.openSlotsToChange();
     const plan = await planClear(tpm);
     const result = {
@@ -52,10 +53,7 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
     if (!context.settings.yes)
       for (const line of losses(result)) context.console.note(`will be lost: ${line}`);
     await context.confirm(`Clear the TPM at ${tpm.name} for good? ${summary(plan)} will be lost`);
-    const parent = await tpm.readPublic(SRK_HANDLE);
-    await clearTpm(tpm, plan);
-    // With its storage seed the TPM has lost every key that such a record could hold.
-    if (parent !== undefined) recovery.removeAll(parent.name);
+    await clearAndForget({ tpm, recovery }, plan);
     return { cleared: true, ...result };
   },
   describe(result) {
@@ -71,6 +69,15 @@ export const tpmClear: Verb<[], object, TpmClearResult> = {
     );
   },
 };
+
+/** Clears the TPM, and forgets what was interrupted on it. @throws as `clearTpm` does */
+export async function clearAndForget({ tpm, recovery }: Slots, plan: ClearPlan): Promise<void> {
+  const { clearTpm } = await import('../../src/station/tpm-clear.ts');
+  const parent = await tpm.readPublic(SRK_HANDLE);
+  await clearTpm(tpm, plan);
+  // With its storage seed the TPM has lost every key that such a record could hold.
+  if (parent !== undefined) recovery.removeAll(parent.name);
+}
 
 function losses({ slots, persistentHandles, nvIndexes }: Omit<TpmClearResult, 'cleared'>): string[] {
   const known: Readonly<Record<string, string>> = {

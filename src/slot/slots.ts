@@ -19,6 +19,7 @@ export {
   type SlotUriWritten,
 } from './halves.ts';
 export { encodedName, slotDeviceId } from './logical-device-id.ts';
+export { listSlotNames, slotNames, type SlotNames } from './names.ts';
 export type { ChangeKind } from './record.ts';
 export type { RecoveryStore } from './recovery.ts';
 export type { SlotAccess, SlotKey, SlotTpm, WrappedKey } from './slot-tpm.ts';

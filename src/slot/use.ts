@@ -3,6 +3,7 @@ import { IotdmError } from '../errors.ts';
 import { notReady } from './guard.ts';
 import { keyHandle } from './layout.ts';
 import { readUriPart } from './parts.ts';
+import { formatLimpetSignature, limpetResource } from './limpet-signature.ts';
 import type { RecoveryStore } from './recovery.ts';
 import {
   encodedResource,
@@ -20,6 +21,14 @@ export interface SlotToken {
   readonly expiresAt: string;
 }
 
+/** How a shared access signature is written: as IoT Hub documents it, or as Limpet does. */
+export type SignatureForm = 'documented' | 'limpet';
+
+const signatureForms = {
+  documented: { resourceOf: encodedResource, format: formatSignature },
+  limpet: { resourceOf: limpetResource, format: formatLimpetSignature },
+} as const;
+
 /**
  * A SAS connection string, signed by the slot's key inside the TPM. Three TPM commands.
  * @param expiry Unix seconds
@@ -29,13 +38,15 @@ export async function slotToken(
   slot: number,
   expiry: number,
   recovery?: RecoveryStore,
+  form: SignatureForm = 'documented',
 ): Promise<SlotToken> {
   const uri = await readUriPart(tpm, slot);
   if (uri.kind !== 'right') throw notReady(await showSlot(tpm, slot, recovery));
-  const resource = encodedResource(uri.identity);
+  const { resourceOf, format } = signatureForms[form];
+  const resource = resourceOf(uri.identity);
   const sign = (): Promise<Buffer> => tpm.hmac(keyHandle(slot), signedText(resource, expiry));
   const hmac = await signing(tpm, slot, recovery, sign);
-  const sharedAccessSignature = formatSignature(resource, expiry, hmac);
+  const sharedAccessSignature = format(resource, expiry, hmac);
   return {
     connectionString: formatTokenConnectionString(uri.identity, sharedAccessSignature),
     sharedAccessSignature,

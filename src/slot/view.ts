@@ -39,10 +39,7 @@ export async function showSlot(tpm: SlotTpm, slot: number, recovery?: RecoverySt
 
 /** All slots, the empty ones too. Two TPM commands, and up to three for each slot in use. */
 export async function listSlots(tpm: SlotTpm, recovery?: RecoveryStore): Promise<SlotView[]> {
-  const used = new Set([
-    ...(await tpm.handles(keyHandle(0), SLOT_COUNT)).map((handle) => handle - keyHandle(0)),
-    ...(await tpm.handles(uriIndex(0), SLOT_COUNT)).map((index) => index - uriIndex(0)),
-  ]);
+  const used = await usedSlots(tpm);
   const changes = new InterruptedChanges(tpm, recovery);
   const views: SlotView[] = [];
   for (let slot = 0; slot < SLOT_COUNT; slot += 1) {
@@ -50,6 +47,14 @@ export async function listSlots(tpm: SlotTpm, recovery?: RecoveryStore): Promise
     views.push(viewOf(slot, parts, await changes.of(slot)));
   }
   return views;
+}
+
+/** Numbers of the slots in which anything stands. Two TPM commands. */
+export async function usedSlots(tpm: SlotTpm): Promise<ReadonlySet<number>> {
+  return new Set([
+    ...(await tpm.handles(keyHandle(0), SLOT_COUNT)).map((handle) => handle - keyHandle(0)),
+    ...(await tpm.handles(uriIndex(0), SLOT_COUNT)).map((index) => index - uriIndex(0)),
+  ]);
 }
 
 export function viewOf(slot: number, parts: SlotParts, found?: FoundRecord): SlotView {

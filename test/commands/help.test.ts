@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import type { Command } from 'commander';
+import { parseLimpet } from '../../commands/limpet/parse.ts';
 import { buildProgram, main } from '../../commands/main.ts';
 import type { Host } from '../../commands/shared/context.ts';
 import { toFailure } from '../../commands/shared/failure.ts';
@@ -92,7 +93,7 @@ function words(text: string): string[] {
 /** The `iotdm …` commands in a line of examples. */
 function commandsIn(line: string): string[][] {
   return line
-    .split(/\$\(|\)|\s\|\s|\s>\s|\s&&\s|;\s/)
+    .split(/\$\(|\)|\s\|\s|\s>>?\s|\s&&\s|;\s/)
     .map((part) => words(part.trim().replace(/\s{2,}\S.*$/, '')))
     .map((parts) => parts.slice(parts.indexOf('iotdm')))
     .filter(([first]) => first === 'iotdm')
@@ -101,6 +102,11 @@ function commandsIn(line: string): string[][] {
 
 /** Why a command line would be refused, or undefined. Options are checked by name, arguments by their number. */
 function problemOf(parts: readonly string[]): string | undefined {
+  if (parts[0] === 'limpet' && parts.length > 1 && parts[1] !== '--help') {
+    // The arguments are Limpet's own.
+    const line = parseLimpet(parts.slice(1));
+    return line.kind === 'wrong' ? line.problem : undefined;
+  }
   let command = program;
   const operands: string[] = [];
   for (let at = 0; at < parts.length; at += 1) {
@@ -217,6 +223,8 @@ describe('start-up', () => {
       ['enrollment', 'import', '--help'],
       ['--version'],
       ['slot', 'bogus'],
+      ['limpet', '--help'],
+      ['limpet', '-bogus'],
     ]) {
       const loaded = await loadedBy(...args, ...unreachable);
       assert.ok(loaded.length > 0);

@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { writeOutputFile } from '../../commands/shared/output-file.ts';
@@ -65,5 +74,16 @@ describe('an output file', () => {
     await writeOutputFile(path, 'new', { overwrite: true });
     assert.equal(readFileSync(path, 'utf8'), 'new');
     assert.deepEqual(readdirSync(dir), ['out']);
+  });
+
+  it('is never put in the place of a pipe or a device', async (t) => {
+    await fresh(t);
+    execFileSync('mkfifo', [path]);
+    await assert.rejects(writeOutputFile(path, 'new', { overwrite: true }), {
+      code: 'usage.output-unwritable',
+      message: `cannot write ${path}: it is there, and is no file`,
+    });
+    assert.equal(lstatSync(path).isFIFO(), true, 'it is what it was');
+    assert.deepEqual(readdirSync(dir), ['out'], 'no draft stays beside it');
   });
 });

@@ -21,6 +21,7 @@ const reading: Readonly<Record<number, string>> = {
   0x13e: 'SequenceComplete',
   0x131: 'CreatePrimary',
   0x165: 'FlushContext',
+  0x18a: 'TestParms',
 };
 
 /** Everything that a TPM keeps, as tpm2-tools see it, and what is loaded. */
@@ -87,13 +88,23 @@ for (const blank of [false, true]) {
         [['slot', 'token', '3'], slotCode],
         [['slot', 'sign', '3', file('short', 'abc')], slotCode],
         [['slot', 'sign', '3', file('long', Buffer.alloc(5000, 1))], slotCode],
+        [['limpet', '-GTI'], 0],
+        [['limpet', '-LLD'], 0],
+        [['limpet', '-ERK', join(dir, 'ek.pub')], 0],
+        [['limpet', '-SRK'], 0],
+        [['limpet', '-azuredps', '-enrollmentinfo', 'csv'], 0],
+        [['limpet', '3', '-RID'], 0],
+        [['limpet', '3', '-RUR'], slotCode],
+        [['limpet', '3', '-AST'], slotCode],
+        [['limpet', '3', '-SHK', join(dir, 'short')], slotCode],
       ];
       const before = contents(chip);
       for (const [args, code] of commands) {
         const name = args.join(' ');
         tap.taken();
         const tpm = args.includes('--targets') ? [] : ['--tpm', tap.tcti];
-        const run = await iotdm([...args, ...tpm, '-vv']);
+        // What stands behind `limpet` is Limpet's.
+        const run = await iotdm(args[0] === 'limpet' ? [...tpm, '-vv', ...args] : [...args, ...tpm, '-vv']);
         assert.equal(run.code, code, `${name}: ${run.stderr}`);
         const onTheWire = tap
           .taken()

@@ -87,7 +87,9 @@ async function run(
   args: readonly string[],
   { argvIsClean = true, ...options }: RunOptions & { argvIsClean?: boolean } = {},
 ): Promise<Outcome> {
-  const running = startIotdm([...args, '-vv'], {
+  // What stands behind `limpet` is Limpet's.
+  const loud = args[0] === 'limpet' ? ['-vv', ...args] : [...args, '-vv'];
+  const running = startIotdm(loud, {
     cwd: dir,
     ...options,
     env: { HOME: dir, TMPDIR: dir, XDG_STATE_HOME: join(dir, 'state'), ...options.env },
@@ -307,6 +309,54 @@ describe('the connection string of a device', () => {
     for (const more of failures) {
       const outcome = await run([...write, ...more], { stdin: deviceString });
       assert.ok([2, 3, 4].includes(outcome.code), outcome.stderr);
+    }
+  });
+});
+
+describe("secrets in Limpet's arguments", () => {
+  const key = deviceKey.toString('base64');
+  const limpet = (...words: string[]): Promise<Outcome> =>
+    run(['limpet', '--tpm', chip.tcti, ...words], { argvIsClean: false });
+
+  it('are taken, as Limpet takes them, with one warning', async () => {
+    for (const words of [
+      ['4', '-PCS', deviceString],
+      ['5', '-CHK', key],
+    ]) {
+      const { code, stderr } = await limpet(...words);
+      assert.equal(code, 0, stderr);
+      assert.equal(stderr.match(/^iotdm: warning: /gm)?.length, 1, stderr);
+      assert.match(stderr, /^iotdm: warning: .*iotdm slot (key )?write [45] --[a-z-]+-file FILE/m);
+      assert.equal((await limpet(...words)).code, 4);
+    }
+    for (const words of [['-LLD'], ['4', '-RUR'], ['4', '-RID'], ['4', '-DLD'], ['5', '-EHK']]) {
+      const { code, stderr } = await limpet(...words);
+      assert.equal(code, 0, stderr);
+    }
+  });
+
+  it('are not repeated wherever they stand by mistake', async () => {
+    const forms = [deviceString, deviceKey.toString('hex')];
+    for (const secret of forms) {
+      for (const words of [
+        [secret],
+        [`-${secret}`],
+        ['6', secret],
+        ['6', `-${secret}`],
+        ['6', '-PCS', secret, secret],
+        ['6', '-PCS', `${secret};DeviceId=x`],
+        ['6', '-CHK', `${secret}x`],
+        ['6', '-AST', secret],
+        ['6', '-RID', secret],
+        ['-IAT', secret],
+        ['-GTI', secret],
+        ['-azuredps', '-enrollmentinfo', secret],
+        ['-azuredps', '-register', '0', secret, secret],
+        ['-PFX', 'file', secret],
+      ]) {
+        const { code, stderr } = await limpet(...words);
+        assert.equal(code, 2, stderr);
+      }
     }
   });
 });

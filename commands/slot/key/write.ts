@@ -82,11 +82,16 @@ async function readKey(context: Context, { keyFile }: SlotKeyWriteOptions): Prom
   const from = `--key-file FILE (- reads stdin) or ${secretVariables.slotKey}`;
   if (secret === undefined) throw new CommandError('usage.invalid', 'no key was given', `pass ${from}`);
   try {
-    const bytes = decodeBase64(secret.revealText().trim());
-    if (bytes !== undefined) return Secret.fromBytes(bytes);
+    return parseKey(secret.revealText().trim());
   } finally {
     secret.wipe();
   }
+}
+
+/** @throws CommandError `input.invalid` */
+export function parseKey(base64: string): Secret {
+  const bytes = decodeBase64(base64);
+  if (bytes !== undefined) return Secret.fromBytes(bytes);
   throw new CommandError(
     'input.invalid',
     'the key is not base64',
