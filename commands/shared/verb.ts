@@ -17,8 +17,6 @@ export interface Verb<Arguments extends readonly unknown[], Options, Result> {
   /** A table or other lines of its help that stay as they are, between options and examples. */
   readonly notes?: string;
   readonly examples: readonly string[];
-  /** What its help explains after the options, in lines of its own. */
-  readonly notes?: string;
   /** Where to go next. */
   readonly seeAlso: readonly string[];
   readonly settings: readonly SettingGroup[];
