@@ -1,4 +1,5 @@
 /** The halves of a slot by themselves, as Limpet's commands write them: the URI and the key. */
+import { decodeBase64 } from '../encoding.ts';
 import { IotdmError } from '../errors.ts';
 import type { Secret } from '../secret.ts';
 import { parseUri } from './device-identity.ts';
@@ -173,8 +174,12 @@ export async function clearSlotKey(
   return { ...found, cleared: true };
 }
 
-/** @throws IotdmError `input.invalid`, without quoting the text: it may be a key in the wrong place */
+/** @throws IotdmError `input.invalid`, `usage.secret-in-argv`, without quoting the text: it may be a key */
 export function checkUri(text: string): void {
+  // A key in base64 may look like a host and a device.
+  if ((decodeBase64(text)?.length ?? 0) >= KEY_MIN_BYTES) {
+    throw new IotdmError('usage.secret-in-argv', 'what was given for the URI is perhaps a key');
+  }
   if (parseUri(Buffer.from(text, 'utf8')) !== undefined) return;
   throw new IotdmError(
     'input.invalid',

@@ -553,6 +553,13 @@ describe('the halves of a slot', () => {
       ]) {
         await assert.rejects(writeSlotUri(access, 4, text, { overwrite: true }), { code: 'input.invalid' });
       }
+      // A key in base64, which has the form of a URI.
+      await assert.rejects(
+        writeSlotUri(access, 4, `${'a'.repeat(20)}/${'b'.repeat(21)}A=`, { overwrite: true }),
+        {
+          code: 'usage.secret-in-argv',
+        },
+      );
       for (const bytes of [0, 15, 65]) {
         const key = Secret.fromBytes(Buffer.alloc(bytes));
         await assert.rejects(writeSlotKey(access, 4, key, { overwrite: true }), { code: 'input.invalid' });
