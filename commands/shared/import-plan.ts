@@ -41,7 +41,7 @@ function describeTotals({ total, requests, minutes, ...counts }: PlanTotals): st
       ),
       [
         'Requests',
-        `${requests}${minutes === null ? '' : `, in about ${minutes < 1 ? `${Math.ceil(minutes * 60)} s` : `${minutes} minutes`}`}`,
+        `${requests}${minutes === null ? '' : `, in about ${minutes < 1 ? `${Math.max(1, Math.ceil(minutes * 60))} s` : `${minutes} minutes`}`}`,
       ],
     ])
   );
