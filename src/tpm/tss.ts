@@ -86,6 +86,18 @@ export interface WrappedKey {
   readonly publicPart: Buffer;
 }
 
+/** A key as TPM2_Duplicate leaves it: for one storage key, and within that for who has the inner key (Part 1, 23.3). */
+export interface DuplicatedKey {
+  /** Contents of TPM2B_PUBLIC. */
+  readonly publicPart: Buffer;
+  /** Contents of TPM2B_PRIVATE. */
+  readonly duplicate: Buffer;
+  /** Contents of TPM2B_ENCRYPTED_SECRET: the seed of the outer wrapper, encrypted to the storage key. */
+  readonly encryptedSeed: Buffer;
+  /** Of the inner wrapper: AES in CFB mode, 16 bytes or 32. */
+  readonly innerKey: Buffer;
+}
+
 export interface NvPublic {
   /** nameAlg and digest of the public area. */
   readonly name: Buffer;
@@ -349,6 +361,29 @@ export class TpmCommands {
         );
       },
       ({ outPrivate, outPublic }) => ({ privatePart: outPrivate.buffer, publicPart: outPublic.toBytes() }),
+    );
+  }
+
+  /**
+   * Makes a key that was duplicated for this storage key one of its own children. Nothing stays in the TPM. One command.
+   * @throws IotdmError `tpm.refused` where it was duplicated for another storage key, or was changed since
+   */
+  async importKey(parentHandle: number, key: DuplicatedKey): Promise<WrappedKey> {
+    const { publicPart, duplicate, encryptedSeed, innerKey } = key;
+    return this.#run<TPM2B_PRIVATE, WrappedKey>(
+      'Import',
+      (tpm, done) => {
+        tpm.Import(
+          new TPM_HANDLE(parentHandle),
+          innerKey,
+          TPMT_PUBLIC.fromBytes(publicPart),
+          new TPM2B_PRIVATE(duplicate),
+          encryptedSeed,
+          new TPMT_SYM_DEF_OBJECT(TPM_ALG_ID.AES, innerKey.length * 8, TPM_ALG_ID.CFB),
+          done,
+        );
+      },
+      (outPrivate) => ({ privatePart: outPrivate.buffer, publicPart }),
     );
   }
 
