@@ -13,6 +13,10 @@ const vendors = {
   'azure-iot-provisioning-service':
     'imported by src/dps/azure-service.ts only: everything else sees ProvisioningService',
   'azure-iot-http-base': 'imported by src/dps/azure-service.ts and src/dps/azure-http.ts only',
+  'azure-iot-provisioning-device':
+    'imported by src/dps/azure-registration*.ts only: everything else sees registerWithDps',
+  'azure-iot-provisioning-device-http':
+    'imported by src/dps/azure-registration*.ts only: everything else sees registerWithDps',
   'azure-iot-common': 'imported by src/dps/azure-service.ts only',
   '@azure/identity': 'imported by src/dps/entra.ts only, and that on demand: it is large',
   'https-proxy-agent': 'imported by src/dps/proxy-agent.ts only',
@@ -31,6 +35,11 @@ const adapters = {
   'src/tpm/transports/tbs-library.ts': ['koffi'],
   'src/dps/azure-service.ts': ['azure-iot-provisioning-service', 'azure-iot-http-base', 'azure-iot-common'],
   'src/dps/azure-http.ts': ['azure-iot-http-base'],
+  'src/dps/azure-registration.ts': ['azure-iot-provisioning-device', 'azure-iot-provisioning-device-http'],
+  'src/dps/azure-registration-transport.ts': [
+    'azure-iot-provisioning-device',
+    'azure-iot-provisioning-device-http',
+  ],
   'src/dps/entra.ts': ['@azure/identity'],
   'src/dps/proxy-agent.ts': ['https-proxy-agent'],
   'src/records/csv.ts': ['csv-parse'],

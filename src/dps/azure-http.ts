@@ -45,13 +45,18 @@ export interface HttpOptions {
   readonly maxSockets: number;
   readonly clock: () => number;
   readonly onRequest: (trace: HttpTrace) => void;
+  /**
+   * Refusals with this status are handed over as Azure's own layer does it, with body and response, in place of an error
+   * of iotdm's: part of a protocol, and no failure.
+   */
+  readonly handedOver?: number;
 }
 
 type BuildRequest = Parameters<Http['buildRequest']>;
 type Done = (error: Error | null, body?: string, response?: IncomingMessage) => void;
 type Outcome =
   | { readonly error: unknown; readonly status: number | undefined }
-  | { readonly response: IncomingMessage; readonly body: string };
+  | { readonly response: IncomingMessage; readonly body: string; readonly refused?: true };
 type Settle = (outcome: Outcome) => void;
 /** Settles with an error and gives the socket up. */
 type Fail = (error: unknown, status?: number) => void;
@@ -131,7 +136,7 @@ export class AzureHttp extends httpBase.Http {
         ...(requestId === undefined ? {} : { requestId: String(requestId) }),
       });
       if ('error' in outcome) done(failed ?? null);
-      else done(null, outcome.body, outcome.response);
+      else done(outcome.refused ? new Error('refused') : null, outcome.body, outcome.response);
     };
 
     const fail: Fail = (error, status) => {
@@ -208,7 +213,8 @@ export class AzureHttp extends httpBase.Http {
     response.on('end', () => {
       const body = Buffer.concat(chunks).toString('utf8');
       const error = this.#problem(response, status, body);
-      if (error === undefined) settle({ response, body });
+      if (status === this.#options.handedOver) settle({ response, body, refused: true });
+      else if (error === undefined) settle({ response, body });
       else settle({ error, status });
     });
   }

@@ -135,7 +135,7 @@ function etag(value: unknown): string {
   return tag;
 }
 
-function twinObject(value: unknown, name: string, depth = 1): TwinObject {
+export function twinObject(value: unknown, name: string, depth = 1): TwinObject {
   // fromEntries defines members, where an assignment to `__proto__` would change the prototype.
   return Object.fromEntries(
     Object.entries(object(value, name)).map(([key, item]) => [key, twinValue(item, name, depth)]),
@@ -157,7 +157,7 @@ function twinValue(value: unknown, name: string, depth: number): TwinValue {
 }
 
 /** `{ [name]: read(value) }`, or nothing when the member is absent, null or an empty text. */
-function member<Name extends string, T>(
+export function member<Name extends string, T>(
   owner: Readonly<Record<string, unknown>>,
   name: Name,
   read: (value: unknown, name: string) => T,
@@ -167,11 +167,11 @@ function member<Name extends string, T>(
   return { [name]: read(value, name) } as Record<Name, T>;
 }
 
-function optional<T>(value: unknown, read: (value: unknown) => T): T | undefined {
+export function optional<T>(value: unknown, read: (value: unknown) => T): T | undefined {
   return value === undefined || value === null ? undefined : read(value);
 }
 
-function object(value: unknown, name: string): Readonly<Record<string, unknown>> {
+export function object(value: unknown, name: string): Readonly<Record<string, unknown>> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new AnswerShapeError(`${name} is not an object`);
   }
@@ -183,7 +183,7 @@ function array(value: unknown, name: string): readonly unknown[] {
   return value;
 }
 
-function text(value: unknown, name: string): string {
+export function text(value: unknown, name: string): string {
   if (typeof value !== 'string' || value === '') throw new AnswerShapeError(`${name} is not a text`);
   return value;
 }
@@ -197,7 +197,7 @@ function flag(value: unknown, name: string): boolean {
   return value;
 }
 
-function oneOf<T extends string>(value: unknown, name: string, values: readonly T[]): T {
+export function oneOf<T extends string>(value: unknown, name: string, values: readonly T[]): T {
   const found = values.find((candidate) => candidate === value);
   if (found === undefined) throw new AnswerShapeError(`${name} has a value that is not specified`);
   return found;
