@@ -52,6 +52,12 @@ function ofSecret(key: Secret): Proof {
   return { nonce, signature: hmacOf(key, nonce) };
 }
 
+/** Whether the slot's key is this one: both sign a fresh nonce alike. One TPM command. */
+export async function isSlotKey(tpm: SlotTpm, slot: number, key: Secret): Promise<boolean> {
+  const { nonce, signature } = ofSecret(key);
+  return sameBytes(await tpm.hmac(keyHandle(slot), nonce), signature);
+}
+
 /** The slot's URI is this one. One TPM command. @throws IotdmError `verify.slot` */
 export async function proveUri(tpm: SlotTpm, slot: number, uri: string): Promise<void> {
   const expected = Buffer.from(uri, 'utf8');

@@ -4,7 +4,8 @@ import { makeCredential } from '../credential.ts';
 import { IotdmError } from '../errors.ts';
 import { readEkCertificateArea } from '../tpm/ek-certificate.ts';
 import { rsaKeyObject } from '../tpm/endorsement-key.ts';
-import { EK_HANDLE, type PrimaryKey, type Tpm } from '../tpm/tpm.ts';
+import { refusesWhatItWasGiven } from '../tpm/identity-key.ts';
+import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
 import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';
 import type { TrustedCertificates } from '../trust/roots.ts';
 import { assessCertificate, type Assessment } from '../trust/verdict.ts';
@@ -122,24 +123,10 @@ export async function provesPossession(
       const answer = await tpm.activateCredential(srkHandle, ekHandle, credential);
       return answer.length === secret.length && timingSafeEqual(answer, secret);
     } catch (error) {
-      if (await saysNotMine(tpm, error)) return false;
+      if (await refusesWhatItWasGiven(tpm, error)) return false;
       throw error;
     } finally {
       secret.fill(0);
     }
   });
-}
-
-/**
- * Whether an error is the answer of a TPM with another private key, which finds nothing sensible in the credential:
- * TPM_RC_VALUE or TPM_RC_INTEGRITY, and libtpms TPM_RC_FAILURE, after which it works on as if nothing had happened.
- */
-async function saysNotMine(tpm: Tpm, error: unknown): Promise<boolean> {
-  if (!(error instanceof IotdmError) || error.details?.['command'] !== 'ActivateCredential') return false;
-  if (error.code === 'tpm.refused') return true;
-  if (error.code !== 'tpm-unavailable.failure-mode') return false;
-  return tpm.readPublic(EK_HANDLE).then(
-    () => true,
-    () => false,
-  );
 }

@@ -1,6 +1,7 @@
 /** What can be proved of a slot on demand: in the TPM, against a connection string, and at the hub. Changes nothing. */
 import { IotdmError, type ErrorCode } from '../errors.ts';
-import { lookForMessage, type HubOptions } from '../hub/device-hub.ts';
+import { lookForMessage } from '../hub/device-hub.ts';
+import type { HubOptions } from '../hub/hub-request.ts';
 import { formatUri, type DeviceCredentials, type DeviceIdentity } from '../slot/device-identity.ts';
 import { keyHandle } from '../slot/layout.ts';
 import { proveKey, signNonce } from '../slot/proof.ts';
@@ -30,7 +31,7 @@ export interface SlotVerification {
   /** What the slot should hold. */
   readonly credentials?: DeviceCredentials;
   /** The hub to ask; where it leads is told from the slot's own URI. */
-  readonly hub?: (identity: DeviceIdentity) => HubOptions;
+  readonly hub?: (identity: DeviceIdentity) => Promise<HubOptions> | HubOptions;
   /** Unix seconds. */
   readonly now: number;
 }
@@ -74,7 +75,7 @@ export async function verifySlot(
       ? skip('the hub was not asked')
       : await checked(async () => {
           const token = await slotToken(tpm, slot, now + TOKEN_LIFETIME_S, recovery);
-          const found = await lookForMessage(hub(identity), identity, token.sharedAccessSignature);
+          const found = await lookForMessage(await hub(identity), identity, token.sharedAccessSignature);
           const message = found === 'none' ? '' : '; a message was waiting, and was given back';
           return `the hub takes the token that the TPM signed${message}`;
         })),
