@@ -13,6 +13,7 @@ import { completionBash } from './completion/bash.ts';
 import { completionFish } from './completion/fish.ts';
 import { completionPowershell } from './completion/powershell.ts';
 import { completionZsh } from './completion/zsh.ts';
+import { deviceRegister } from './device/register.ts';
 import { ekCert } from './ek/cert.ts';
 import { ekConvert } from './ek/convert.ts';
 import { ekRead } from './ek/read.ts';
@@ -33,6 +34,7 @@ import { fenceLimpet } from './limpet/command-line.ts';
 import { limpetVerb } from './limpet/limpet.ts';
 import { manifestMerge } from './manifest/merge.ts';
 import { manifestVerify } from './manifest/verify.ts';
+import { moduleProvision } from './module/provision.ts';
 import { simulatorStart } from './simulator/start.ts';
 import { simulatorStatusVerb } from './simulator/status.ts';
 import { simulatorStop } from './simulator/stop.ts';
@@ -161,6 +163,12 @@ export function buildProgram(host: Host): Command {
       declare(enrollmentImport, host),
       declare(enrollmentExport, host),
     ]),
+  );
+  program.addCommand(
+    noun('device', 'the device at the Device Provisioning Service', [declare(deviceRegister, host)]),
+  );
+  program.addCommand(
+    noun('module', 'modules of the device in its IoT Hub', [declare(moduleProvision, host)]),
   );
   program.commandsGroup('In place of Limpet.exe:');
   program.addCommand(declare(limpetVerb, host));

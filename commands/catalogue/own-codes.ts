@@ -33,6 +33,15 @@ const verdictFixes: Readonly<Record<string, string>> = {
   'proof-failed': 'do not ship this device: what answers as its TPM does not hold the key it shows',
 };
 
+/** By the status that DPS gave to the registration. */
+function notAssignedFix(details: Readonly<Record<string, unknown>>): string {
+  const id = typeof details['registrationId'] === 'string' ? details['registrationId'] : 'ID';
+  if (details['status'] === 'disabled') {
+    return `the enrollment is disabled: enable it with iotdm enrollment import --mode update, a row with registrationId ${id} and provisioningStatus enabled, and run the same command again`;
+  }
+  return `look at the enrollment with: iotdm enrollment show ${id}; check in the portal that an IoT Hub is linked with a valid key and, with custom allocation, that its function works; then run the same command again`;
+}
+
 export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'internal.unexpected': {
     meaning: 'something happened that nobody foresaw',
@@ -275,7 +284,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'tpm.slot-empty': {
     meaning: 'the slot holds nothing',
     cause: 'it was never written, another slot is meant, or the TPM was cleared since',
-    fix: ({ details }) => `write it with: iotdm slot write ${slotIn(details)} --connection-string-file FILE`,
+    fix: ({ command, details }) => {
+      const slot = slotIn(details);
+      return command.startsWith('iotdm module')
+        ? `register the device first with: iotdm device register --slot ${slot}`
+        : `write it with: iotdm slot write ${slot} --connection-string-file FILE`;
+    },
   },
   'tpm.slot-incomplete': {
     meaning: 'the slot holds a key without its name, or a name without its key',
@@ -322,11 +336,18 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause:
       "a key that was rolled over, a connection string of another service, a policy without the right, or a machine's clock that is wrong",
     fix: ({ details }) =>
-      details['service'] === 'hub'
-        ? 'the hub does not know the device, has it disabled or has another key for it, or a clock is wrong: compare with what the hub shows for it'
-        : details['credentials'] === 'entra'
-          ? 'give this identity the role "Device Provisioning Service Data Contributor" at the service, or pass a connection string with --dps-connection-string-file'
-          : 'check that the connection string belongs to this service, and that its policy allows the operation',
+      typeof details['idScope'] === 'string'
+        ? `check that ${details['idScope']} is the ID scope of the service where the device is enrolled, and this machine's clock, and run the same command again`
+        : details['service'] === 'hub'
+          ? 'the hub does not know the device, has it disabled or has another key for it, or a clock is wrong: compare with what the hub shows for it'
+          : details['credentials'] === 'entra'
+            ? 'give this identity the role "Device Provisioning Service Data Contributor" at the service, or pass a connection string with --dps-connection-string-file'
+            : 'check that the connection string belongs to this service, and that its policy allows the operation',
+  },
+  'auth.clock': {
+    meaning: 'the service refused the token, and the clock of this machine is not that of the service',
+    cause: 'a clock that was never set, a dead battery, or no time server in the network of the line',
+    fix: 'set the clock (Linux: timedatectl set-ntp true; Windows: w32tm /resync) and run the same command again',
   },
   'auth.no-token': {
     meaning: 'there is no connection string, and Microsoft Entra ID gave no token in its place',
@@ -338,9 +359,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the service does not have it',
     cause: 'the enrollment was deleted or never created, or the id is mistyped',
     fix: ({ details }) =>
-      details['service'] === 'hub'
-        ? 'create the device at its hub, or write the slot with the identity of one that is there'
-        : 'look at what there is with: iotdm enrollment list',
+      typeof details['idScope'] === 'string'
+        ? `check that ${details['idScope']} is the ID scope of the service where the device is enrolled, and look for its enrollment with: iotdm enrollment list`
+        : details['service'] === 'hub'
+          ? 'create the device at its hub, or write the slot with the identity of one that is there'
+          : 'look at what there is with: iotdm enrollment list',
   },
   'service.conflict': {
     meaning: 'the service has it already, in another form',
@@ -375,6 +398,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
         ? "check that the slot's URI, or --hub-host, names an IoT Hub; -vv shows the requests"
         : 'check that --dps names a Device Provisioning Service; -vv shows the requests',
   },
+  'service.not-assigned': {
+    meaning: 'DPS took the registration and did not assign the device to a hub',
+    cause:
+      'an enrollment that is disabled, no hub that is linked and reachable for DPS, or a custom allocation that failed',
+    fix: ({ details }) => notAssignedFix(details),
+  },
   'network.unreachable': {
     meaning: 'the host cannot be reached',
     cause: 'a mistyped name, no network, or a network that is left through a proxy only',
@@ -400,7 +429,10 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'the service did not answer in time',
     cause: 'a slow or broken network',
     fix: ({ details }) =>
-      goingOn(details) ?? 'check the network and run the same command again; --timeout gives it longer',
+      goingOn(details) ??
+      (typeof details['deadlineSeconds'] === 'number'
+        ? 'run the same command again, which registers anew; --deadline gives it longer; if it stays so, look at the linked hubs and the allocation of the enrollment in the portal'
+        : 'check the network and run the same command again; --timeout gives it longer'),
   },
   'network.throttled': {
     meaning: 'the service asked to send less, longer than the retries lasted',
@@ -425,6 +457,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause:
       'memory of the TPM that does not hold what is written to it, or another program that wrote meanwhile',
     fix: 'do not ship this device: clear the slot and write it again, and replace the TPM if it fails twice',
+  },
+  'verify.identity-key': {
+    meaning: 'the key that DPS sent for this TPM cannot be used; nothing was changed',
+    cause:
+      'it was made for another endorsement key or storage root key, or was damaged or exchanged on its way',
+    fix: 'compare iotdm ek read on the device with iotdm enrollment show ID, check that nobody else registers with this id, and run the same command again',
   },
   'verify.ek': {
     meaning: 'the TPM has not proved to be genuine',

@@ -10,6 +10,7 @@ import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
 import type { ProcessLock } from '../../src/process-lock.ts';
 import type { RecoveryFiles } from '../../src/slot/recovery-files.ts';
+import type { HttpTrace } from '../../src/dps/azure-http.ts';
 import type { TokenAccess } from '../../src/dps/azure-service.ts';
 import type { Proxy } from '../../src/dps/proxy.ts';
 import type { ServiceCredentials } from '../../src/dps/service-connection-string.ts';
@@ -48,6 +49,14 @@ export interface Slots {
   readonly recovery: RecoveryFiles;
 }
 
+/** What every client of a service is made with. */
+export interface Network {
+  readonly ca?: string;
+  readonly proxy?: Proxy;
+  readonly timeoutMs: number;
+  readonly onRequest: (trace: HttpTrace) => void;
+}
+
 /** A connection string or an authorization value is far shorter. */
 const SECRET_LIMIT_BYTES = 65536;
 
@@ -68,6 +77,7 @@ export class Context {
   #service: ProvisioningService | undefined;
   #auth: Promise<HierarchyAuth> | undefined;
   #stdinTakenBy: string | undefined;
+  #certificates: Promise<string | undefined> | undefined;
   #lock: ProcessLock | undefined;
 
   constructor(host: Host, settings: Settings, command = 'iotdm') {
@@ -164,7 +174,27 @@ export class Context {
   /** The certificates that --ca names. @throws IotdmError `input.unreadable`, `input.invalid` */
   async extraCertificates(): Promise<string | undefined> {
     const { ca } = this.settings;
-    return ca === undefined ? undefined : this.#readCertificates(ca);
+    // Standard input can be read once only.
+    this.#certificates ??= ca === undefined ? Promise.resolve(undefined) : this.#readCertificates(ca);
+    return this.#certificates;
+  }
+
+  /**
+   * How to reach a service: what the shared options say, and the trace of its requests.
+   * @param host name or `host:port`; whether there is a proxy on the way depends on it
+   */
+  async network(host: string): Promise<Network> {
+    const [ca, proxy] = [await this.extraCertificates(), await this.#proxyTo(host)];
+    if (proxy !== undefined) this.console.detail(`through the proxy ${proxy.name}`);
+    return {
+      ...(ca === undefined ? {} : { ca }),
+      ...(proxy === undefined ? {} : { proxy }),
+      timeoutMs: this.httpTimeoutMs,
+      onRequest: ({ method, path, status, elapsedMs, error }) => {
+        const answer = status === undefined ? (error ?? 'no answer') : String(status);
+        this.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
+      },
+    };
   }
 
   /** Ends all connections. */
@@ -267,10 +297,17 @@ export class Context {
   }
 
   async #holdTpm(): Promise<ProcessLock> {
-    const [{ parseTcti }, { holdTpm, isTpmLock }, { isRecoveryFile }, { removeDrafts }] = await Promise.all([
+    const [
+      { parseTcti },
+      { holdTpm, isTpmLock },
+      { isRecoveryFile },
+      { isRegistrationFile },
+      { removeDrafts },
+    ] = await Promise.all([
       import('../../src/tpm/tcti.ts'),
       import('../../src/tpm/tpm-lock.ts'),
       import('../../src/slot/recovery-files.ts'),
+      import('../../src/station/registration-records.ts'),
       import('../../src/state-directory.ts'),
     ]);
     const { tpm, wait = 0 } = this.settings;
@@ -286,7 +323,9 @@ export class Context {
         this.console.note(`waiting for another iotdm to release the TPM (process ${pid})`);
       },
     });
-    removeDrafts(dir, (name) => isTpmLock(name) || isRecoveryFile(name), { olderThanMs: DRAFT_MAX_AGE_MS });
+    removeDrafts(dir, (name) => isTpmLock(name) || isRecoveryFile(name) || isRegistrationFile(name), {
+      olderThanMs: DRAFT_MAX_AGE_MS,
+    });
     return lock;
   }
 
@@ -349,28 +388,21 @@ export class Context {
       secretVariables.dpsConnectionString,
       "the service's connection string",
     );
-    const { dps, timeout } = this.settings;
+    const { dps } = this.settings;
     if (secret === undefined && dps === undefined) {
       throw new IotdmError('usage.no-credentials', 'no credentials for the Device Provisioning Service');
     }
-    const ca = this.settings.ca === undefined ? {} : { ca: await this.#readCertificates(this.settings.ca) };
     const { openAzureService } = await import('../../src/dps/azure-service.ts');
+    const certificates = await this.extraCertificates();
+    const ca = certificates === undefined ? {} : { ca: certificates };
     const credentials =
       secret === undefined ? await this.#entraAccess(dps ?? '', ca) : await this.#policyAccess(secret);
-    const proxy = await this.#proxyTo(dps ?? credentials.host);
-    if (proxy !== undefined) this.console.detail(`through the proxy ${proxy.name}`);
     const service = openAzureService({
       credentials,
       ...(dps === undefined ? {} : { host: dps }),
-      ...ca,
-      ...(proxy === undefined ? {} : { proxy }),
-      timeoutMs: (timeout ?? DEFAULT_HTTP_TIMEOUT_S) * 1000,
+      ...(await this.network(dps ?? credentials.host)),
       userAgent: this.host.tool,
       ...(attempts === undefined ? {} : { attempts }),
-      onRequest: ({ method, path, status, elapsedMs, error }) => {
-        const answer = status === undefined ? (error ?? 'no answer') : String(status);
-        this.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
-      },
     });
     if (this.host.signal.aborted) service.close();
     this.host.signal.addEventListener('abort', () => {

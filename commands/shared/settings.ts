@@ -15,6 +15,8 @@ export interface Settings {
   readonly lockoutAuthFile: string | undefined;
   readonly dps: string | undefined;
   readonly dpsConnectionStringFile: string | undefined;
+  readonly idScope: string | undefined;
+  readonly deviceHost: string | undefined;
   readonly ca: string | undefined;
   readonly stateDir: string | undefined;
   /** Seconds to wait for another iotdm that changes the TPM; Infinity as long as it takes. */
@@ -35,7 +37,7 @@ export interface Settings {
 
 /** What a command needs decides which of the shared options its help lists. */
 export type SettingGroup =
-  'tpm' | 'service' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
+  'tpm' | 'service' | 'device' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
 
 interface SharedOption {
   readonly key: Exclude<keyof Settings, 'flags'> | 'config';
@@ -113,6 +115,23 @@ const sharedOptions: readonly SharedOption[] = [
     description: "the service's connection string (- reads stdin)",
     environment: [],
     secret: secretVariables.dpsConnectionString,
+    type: 'text',
+  },
+  {
+    key: 'idScope',
+    group: 'device',
+    flags: '--id-scope <scope>',
+    description: 'ID scope of the Device Provisioning Service, as the portal shows it',
+    environment: ['IOTDM_ID_SCOPE'],
+    type: 'text',
+  },
+  {
+    key: 'deviceHost',
+    group: 'device',
+    flags: '--device-host <host>',
+    description:
+      'where devices register, as host or host:port (default: global.azure-devices-provisioning.net)',
+    environment: ['IOTDM_DEVICE_HOST'],
     type: 'text',
   },
   {
@@ -254,9 +273,13 @@ export function isShownFor(groups: readonly SettingGroup[], option: Option): boo
   return shared === undefined || shared.group === 'output' || shownGroups(groups).has(shared.group);
 }
 
-/** What changes the TPM keeps a record of it, and the service is reached over TLS. */
+/** What changes the TPM keeps a record of it, and services are reached over TLS. */
 function shownGroups(groups: readonly SettingGroup[]): ReadonlySet<SettingGroup> {
-  const implied: Partial<Record<SettingGroup, SettingGroup>> = { change: 'state', service: 'tls' };
+  const implied: Partial<Record<SettingGroup, SettingGroup>> = {
+    change: 'state',
+    service: 'tls',
+    device: 'tls',
+  };
   return new Set(groups.flatMap((group) => [group, implied[group] ?? group]));
 }
 
@@ -290,6 +313,8 @@ export function resolveSettings(
     lockoutAuthFile: text('lockoutAuthFile'),
     dps: text('dps'),
     dpsConnectionStringFile: text('dpsConnectionStringFile'),
+    idScope: text('idScope'),
+    deviceHost: text('deviceHost'),
     ca: text('ca'),
     stateDir: text('stateDir'),
     wait: wait === undefined ? undefined : parseWait(wait),

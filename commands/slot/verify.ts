@@ -1,8 +1,7 @@
 import { Option } from 'commander';
-import type { HubOptions } from '../../src/hub/device-hub.ts';
-import type { DeviceIdentity } from '../../src/slot/device-identity.ts';
 import { parseSlotNumber } from '../../src/slot/layout.ts';
 import type { SlotCheck } from '../../src/station/slot-verify.ts';
+import { hubAddress } from '../shared/hub.ts';
 import { readDeviceCredentials } from '../shared/device-credentials.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError, toFailure } from '../shared/failure.ts';
@@ -56,7 +55,7 @@ export const slotVerify: Verb<[string], SlotVerifyOptions, SlotVerifyResult> = {
   ],
   async run(context, [slot], options) {
     const number = parseSlotNumber(slot);
-    const hub = options.hub === true ? await hubOptions(context, options.hubHost) : undefined;
+    const hub = options.hub === true ? await hubAddress(context, options.hubHost) : undefined;
     const credentials = await readDeviceCredentials(context, options.connectionStringFile);
     const { verifySlot } = await import('../../src/station/slot-verify.ts');
     try {
@@ -83,31 +82,6 @@ export const slotVerify: Verb<[string], SlotVerifyOptions, SlotVerifyResult> = {
   },
   describe,
 };
-
-/** Where the hub is: known once the slot's URI has been read. */
-async function hubOptions(
-  context: Context,
-  hubHost: string | undefined,
-): Promise<(identity: DeviceIdentity) => HubOptions> {
-  const { parseServiceHost } = await import('../../src/dps/service-host.ts');
-  const words = {
-    what: 'the host of the hub',
-    form: 'name.azure-devices.net or host:port, without https://',
-  };
-  const given = hubHost === undefined ? undefined : parseServiceHost(hubHost, words);
-  const ca = await context.extraCertificates();
-  return ({ hostName }) => ({
-    ...(given ?? { hostname: hostName, port: 443 }),
-    ...(ca === undefined ? {} : { ca }),
-    timeoutMs: context.httpTimeoutMs,
-    userAgent: context.host.tool,
-    signal: context.host.signal,
-    onRequest: ({ method, path, status, elapsedMs, error }) => {
-      const answer = status === undefined ? (error ?? 'no answer') : String(status);
-      context.console.trace(`http: ${method} ${path} ${answer} ${elapsedMs.toFixed(0)} ms`);
-    },
-  });
-}
 
 function show(check: SlotCheck): SlotVerifyResult['checks'][number] {
   const { id, status, message } = check;

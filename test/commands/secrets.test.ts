@@ -15,6 +15,8 @@ import {
 } from 'node:fs';
 import { join, relative } from 'node:path';
 import { before, describe, it } from 'node:test';
+import { send } from '../../src/hub/hub-request.ts';
+import { enroll, hubOptions } from '../fakes/enrolled-chip.ts';
 import { vectorEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { answering, startLyingServer } from '../fakes/lying-server.ts';
 import { gateTpm } from '../fakes/tpm-gate.ts';
@@ -481,6 +483,53 @@ describe('the connection string of the service', () => {
     } finally {
       await run(['emulator', 'stop', '--dir', state]);
     }
+  });
+});
+
+describe('the keys that DPS and the hub give', () => {
+  it('are not shown when they are taken over, written and refused', async () => {
+    await enroll(chip, service);
+    const common = ['--tpm', chip.tcti, '--ca', service.ca, '--hub-host', service.hubHost];
+    const place = ['--id-scope', service.idScope, '--device-host', service.deviceHost];
+    const first = await run(['device', 'register', ...common, ...place, '--overwrite', '--json']);
+    assert.equal(first.code, 0, first.stderr);
+    const token = await run(['slot', 'token', '0', '--tpm', chip.tcti, '--json']);
+    const { sharedAccessSignature } = JSON.parse(token.stdout) as { sharedAccessSignature: string };
+    const { deviceId } = JSON.parse(first.stdout) as { deviceId: string };
+    const moduleKey = randomBytes(32);
+    const keys = { primaryKey: moduleKey.toString('base64'), secondaryKey: moduleKey.toString('base64') };
+    const made = await send(hubOptions(service), {
+      method: 'PUT',
+      resource: `/devices/${deviceId}/modules/Marked`,
+      token: sharedAccessSignature,
+      json: { deviceId, moduleId: 'Marked', authentication: { type: 'sas', symmetricKey: keys } },
+    });
+    assert.equal(made.status, 201);
+    for (const form of ['base64', 'base64url', 'hex'] as const) remember(moduleKey.toString(form));
+    // Every key that the emulator has given.
+    for (const [, key = ''] of readFileSync(join(service.dir, 'devices.ndjson'), 'utf8').matchAll(
+      /"(?:primaryKey|secondaryKey|sessionKey)":"([^"]+)"/g,
+    )) {
+      for (const form of ['base64', 'base64url', 'hex'] as const)
+        remember(Buffer.from(key, 'base64').toString(form));
+    }
+    for (const [args, code] of [
+      [['device', 'register', ...common, ...place], 0],
+      [['device', 'register', ...common, ...place, '--registration-id', 'unknown', '--slot', '9'], 6],
+      [['module', 'provision', ...common, '--module', 'Marked=8'], 0],
+      [['module', 'provision', ...common, '--module', 'Marked=8', '--json'], 0],
+      [['module', 'provision', ...common, '--module', 'Other=0', '--json'], 2],
+      [['module', 'provision', ...common, '--module', 'Marked=9', '--hub-host', '127.0.0.1:1'], 7],
+      [['slot', 'show', '8', '--tpm', chip.tcti], 0],
+    ] as const) {
+      const outcome = await run(args);
+      assert.equal(outcome.code, code, `${args.join(' ')}: ${outcome.stderr}`);
+    }
+    const config = secretFile(
+      'agent.json',
+      JSON.stringify({ debugConnectionString: deviceString, dpsUri: 7 }),
+    );
+    assert.equal((await run(['module', 'provision', ...common, '--agent-config', config])).code, 2);
   });
 });
 
