@@ -8,8 +8,9 @@
 import { deviceIdProblem } from '../dps/enrollment.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
 import { nearest } from '../nearest.ts';
+import { OneAtATime } from '../one-at-a-time.ts';
 import { readCsv, type CsvRow } from '../records/csv.ts';
-import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../records/manifest.ts';
+import { appendRecord, type AppendedRecord } from '../records/manifest.ts';
 import { redact } from '../secret.ts';
 import { parseTcti, type Tcti } from '../tpm/tcti.ts';
 import type { Tpm } from '../tpm/tpm.ts';
@@ -119,7 +120,8 @@ export async function harvestTargets(options: HarvestTargetsOptions): Promise<Ta
   const { targets, concurrency, signal } = options;
   const began = performance.now();
   const tally = new Tally(targets.length, options.onOutcome);
-  const recorder = new Recorder(options.manifest);
+  // Stations wait for each other with pauses, which one process need not.
+  const appending = new OneAtATime();
   const waiting = targets.values();
   const isAborted = (): boolean => signal?.aborted === true;
   let fatal: Error | undefined;
@@ -127,7 +129,7 @@ export async function harvestTargets(options: HarvestTargetsOptions): Promise<Ta
     for (const target of waiting) {
       if (fatal !== undefined || isAborted()) return;
       try {
-        tally.add(target, await harvestTarget(target, options, recorder));
+        tally.add(target, await harvestTarget(target, options, appending));
       } catch (error) {
         if (!(error instanceof Error)) throw error;
         if (!(error instanceof IotdmError) || isFatal(error)) fatal ??= error;
@@ -152,29 +154,13 @@ export async function harvestTargets(options: HarvestTargetsOptions): Promise<Ta
 
 async function harvestTarget(
   target: HarvestTarget,
-  { reading, openTpm, clock }: HarvestTargetsOptions,
-  recorder: Recorder,
+  { reading, openTpm, clock, manifest }: HarvestTargetsOptions,
+  appending: OneAtATime,
 ): Promise<AppendedRecord> {
   const tpm = await openTpm(target);
   const job = { ...reading, tpm, labels: target.labels, now: clock() };
   const identity = await readIdentity(job).finally(() => tpm.close());
-  return recorder.append(identity);
-}
-
-/** Appends one record at a time: stations wait for each other with pauses, which one process need not. */
-class Recorder {
-  readonly #manifest: string;
-  #last: Promise<unknown> = Promise.resolve();
-
-  constructor(manifest: string) {
-    this.#manifest = manifest;
-  }
-
-  append(identity: HarvestedIdentity): Promise<AppendedRecord> {
-    const appended = this.#last.then(() => appendRecord(this.#manifest, identity));
-    this.#last = appended.catch(() => undefined);
-    return appended;
-  }
+  return appending.run(() => appendRecord(manifest, identity));
 }
 
 class Tally {

@@ -3,7 +3,7 @@ import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../re
 import { describeTpm } from '../tpm/description.ts';
 import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
-import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
+import { EK_HANDLE, type PrimaryKey, type Tpm } from '../tpm/tpm.ts';
 import { readEkCertificateIfAllowed } from './endorsement.ts';
 
 /** What the station knows of the device and the TPM does not. */
@@ -20,27 +20,41 @@ export interface HarvestOptions {
   readonly tool: string;
   /** Judges the EK certificate: what it returns is recorded, and where it throws nothing is. */
   readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => Promise<string>;
+  /** Keep an EK that had to be derived, unless `judge` throws: whoever needs it next need not derive it again. */
+  readonly keepKey?: boolean;
 }
 
-/** Reads the identity of a TPM; changes nothing in it. Five TPM commands with an EK and its certificate in place. */
+/**
+ * Reads the identity of a TPM; changes nothing in it, unless a key is to be kept. Five TPM commands with an EK and its
+ * certificate in place.
+ */
 export async function readIdentity(options: HarvestOptions): Promise<HarvestedIdentity> {
-  const { tpm, labels, now, tool, judge } = options;
-  const key = await tpm.readEndorsementKey();
-  const description = await describeTpm(tpm);
-  const certificate = await readEkCertificateIfAllowed(tpm);
-  return {
-    registrationId: registrationIdOf(key.publicArea),
-    endorsementKey: key.publicArea.toString('base64'),
-    ekName: key.name.toString('hex'),
-    ekCertificate: certificate === null ? null : (trimCertificate(certificate)?.toString('base64') ?? null),
-    // Where nothing was verified, nothing is claimed.
-    ekVerdict: judge === undefined ? null : await judge(key, certificate),
-    tpm: description,
-    ...labels,
-    harvestedAt: now.toISOString(),
-    tool,
-    tpmCommands: tpm.commandsSent,
+  const { tpm, labels, now, tool, judge, keepKey = false } = options;
+  const sentBefore = tpm.commandsSent.length;
+  const read = async (key: PrimaryKey): Promise<Omit<HarvestedIdentity, 'tpmCommands'>> => {
+    const description = await describeTpm(tpm);
+    const certificate = await readEkCertificateIfAllowed(tpm);
+    return {
+      registrationId: registrationIdOf(key.publicArea),
+      endorsementKey: key.publicArea.toString('base64'),
+      ekName: key.name.toString('hex'),
+      ekCertificate: certificate === null ? null : (trimCertificate(certificate)?.toString('base64') ?? null),
+      // Where nothing was verified, nothing is claimed.
+      ekVerdict: judge === undefined ? null : await judge(key, certificate),
+      tpm: description,
+      ...labels,
+      harvestedAt: now.toISOString(),
+      tool,
+    };
   };
+  const identity = keepKey
+    ? await tpm.withEndorsementKey(async (key, handle) => {
+        const found = await read(key);
+        if (key.handle === null) await tpm.persist(handle, EK_HANDLE);
+        return found;
+      })
+    : await read(await tpm.readEndorsementKey());
+  return { ...identity, tpmCommands: tpm.commandsSent.slice(sentBefore) };
 }
 
 /**

@@ -83,7 +83,7 @@ export interface RegistrationPreview {
  */
 export async function registerDevice(job: RegistrationJob): Promise<RegistrationOutcome> {
   const { slots, slot, records, dps, onEvent } = job;
-  await takeUp(job);
+  await takeUpRegistration(job);
   const { known, isDone } = await planRegistration(job);
   if (known !== undefined && isDone) return alreadyRegistered(known);
 
@@ -160,13 +160,13 @@ export async function previewRegistration(
  * Finishes what an earlier registration had begun to write when it was interrupted. The slot's own record has all that
  * this takes; other changes that were interrupted are left for `iotdm slot repair`.
  */
-async function takeUp({
+export async function takeUpRegistration({
   slots,
   slot,
   records,
   anew = false,
   overwrite = false,
-}: RegistrationJob): Promise<void> {
+}: Pick<RegistrationJob, 'slots' | 'slot' | 'records' | 'anew' | 'overwrite'>): Promise<void> {
   if (anew || overwrite || !slots.recovery.mayHave(slot)) return;
   const { outcome, what } = await checkRepair(slots, slot).catch((error: unknown) => {
     // Whatever there is cannot be finished: what stands in the slot decides.

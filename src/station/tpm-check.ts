@@ -67,6 +67,7 @@ export const findings = [
   'srk-unusual',
   'round-trip-failed',
   'slot-0-foreign',
+  'slot-foreign',
   'slots-to-mend',
   'no-room',
   'little-room',
@@ -110,18 +111,29 @@ const failed = (error: IotdmError): Verdict => ({
   error,
 });
 
+export interface CheckOptions {
+  /** Those that are to be written; slot 0 when absent, as it is the one that Azure's SDKs use. */
+  readonly slots?: readonly number[];
+  /** Where records of interrupted changes to slots are. */
+  readonly recovery?: RecoveryStore;
+}
+
 /**
  * About 20 TPM commands for a healthy TPM whose certificate names its EK, plus three for each slot in use; two more for
  * each key that has to be derived.
  * @param open connects to the TPM
- * @param recovery where records of interrupted changes to slots are
  * @throws IotdmError `usage.*`, `interrupted.*`; everything else is in the report
  */
-export async function checkTpm(open: () => Promise<Tpm>, recovery?: RecoveryStore): Promise<CheckReport> {
+export async function checkTpm(
+  open: () => Promise<Tpm>,
+  { slots = [0], recovery }: CheckOptions = {},
+): Promise<CheckReport> {
   const made = new Map<CheckId, Verdict>();
   const tpm = await connect(open, made);
   const capabilities = tpm === undefined ? undefined : await look(tpm, made);
-  if (tpm !== undefined && capabilities !== undefined) await inspect(tpm, capabilities, recovery, made);
+  if (tpm !== undefined && capabilities !== undefined) {
+    await inspect(tpm, capabilities, { slots, recovery }, made);
+  }
   const firstFailure = checkIds.find((id) => made.get(id)?.status === 'fail');
   const checks = checkIds.map((id): Check => ({
     id,
@@ -197,14 +209,16 @@ interface Scene {
   certificate: StoredCertificate | undefined;
   /** Made early where the EK had to be derived: that takes a chip seconds, and is not done twice. */
   roundTrip: Verdict | undefined;
-  /** A key stands in slot 0: writing the slot again takes no more room. */
-  slot0HasKey: boolean;
+  /** The slots that are to be written. */
+  readonly wantedSlots: readonly number[];
+  /** Those of them that need room: where a key stands, writing the slot again takes no more. */
+  slotsWithoutKey: readonly number[];
 }
 
 async function inspect(
   tpm: Tpm,
   capabilities: TpmCapabilities,
-  recovery: RecoveryStore | undefined,
+  { slots, recovery }: Pick<Scene, 'recovery'> & { readonly slots: readonly number[] },
   made: Map<CheckId, Verdict>,
 ): Promise<void> {
   const usable = (hierarchy: 'owner' | 'endorsement'): boolean =>
@@ -221,7 +235,8 @@ async function inspect(
     srkAbsent: false,
     certificate: undefined,
     roundTrip: undefined,
-    slot0HasKey: false,
+    wantedSlots: slots,
+    slotsWithoutKey: slots,
   };
   for (const [id, check] of inspections) {
     try {
@@ -524,7 +539,7 @@ async function deriveAndProve(scene: Scene): Promise<void> {
 
 async function checkSlots(scene: Scene): Promise<Verdict> {
   const slots = await listSlots(scene.tpm, scene.recovery);
-  scene.slot0HasKey = slots[0]?.keyName != null;
+  scene.slotsWithoutKey = scene.wantedSlots.filter((slot) => slots[slot]?.keyName == null);
   const inState = (state: SlotView['state']): SlotView[] => slots.filter((slot) => slot.state === state);
   const [foreign, incomplete, ready] = [inState('foreign'), inState('incomplete'), inState('ready')];
   const interrupted = slots.filter((slot) => slot.interrupted !== null && slot.state !== 'incomplete');
@@ -532,16 +547,20 @@ async function checkSlots(scene: Scene): Promise<Verdict> {
     .map(({ slot, remark }) => `slot ${slot}: ${remark ?? ''}`)
     .join('; ');
   // Azure's SDKs know slot 0 only.
-  if (foreign.some(({ slot }) => slot === 0)) return fail('tpm.slot-foreign', 'slot-0-foreign', remarks);
+  const inTheWay = foreign.filter(({ slot }) => scene.wantedSlots.includes(slot));
+  if (inTheWay.length > 0) {
+    const isOfSdks = inTheWay.some(({ slot }) => slot === 0);
+    return fail('tpm.slot-foreign', isOfSdks ? 'slot-0-foreign' : 'slot-foreign', remarks);
+  }
   if (remarks !== '') return warn('slots-to-mend', remarks);
   return pass(`${ready.length} of ${SLOT_COUNT} slots are in use`);
 }
 
 /** An estimate of the TPM's own; how much is free for NV indexes no property tells, and nothing is written to find out. */
 async function checkRoom(scene: Scene): Promise<Verdict> {
-  const { capabilities, ekAbsent, srkAbsent, slot0HasKey } = scene;
+  const { capabilities, ekAbsent, srkAbsent, slotsWithoutKey } = scene;
   const needed = [
-    ...(slot0HasKey ? [] : ['slot 0']),
+    ...slotsWithoutKey.map((slot) => `slot ${slot}`),
     ...(srkAbsent ? ['the storage root key'] : []),
     ...(ekAbsent ? ['the endorsement key'] : []),
   ];

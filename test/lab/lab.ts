@@ -159,6 +159,8 @@ export interface RunningIotdm {
   readonly outcome: Promise<Outcome>;
   /** Resolves once its standard error holds the text. */
   says(text: string): Promise<void>;
+  /** The same for a text that it says so many times. */
+  saysTimes(text: string, times: number): Promise<void>;
   kill(signal: NodeJS.Signals): void;
 }
 
@@ -201,16 +203,18 @@ export function startIotdm(args: readonly string[], options: RunOptions = {}): R
       resolve({ code: code ?? -1, stdout, stderr });
     });
   });
+  const saysTimes = async (text: string, times: number): Promise<void> => {
+    while (stderr.split(text).length <= times) {
+      if (child.exitCode !== null) throw new Error(`iotdm has ended without saying "${text}": ${stderr}`);
+      await once(heard, 'more');
+    }
+  };
   return {
     pid: child.pid ?? 0,
     stdin: child.stdin,
     outcome,
-    says: async (text) => {
-      while (!stderr.includes(text)) {
-        if (child.exitCode !== null) throw new Error(`iotdm has ended without saying "${text}": ${stderr}`);
-        await once(heard, 'more');
-      }
-    },
+    says: (text) => saysTimes(text, 1),
+    saysTimes,
     kill: (signal) => child.kill(signal),
   };
 }
