@@ -5,11 +5,13 @@ import { registrationIdOf } from '../src/tpm/endorsement-key.ts';
 import type { HarvestLabels, HarvestOptions as HarvestJob } from '../src/station/harvest.ts';
 import type { Context } from './shared/context.ts';
 import { batchOptions, describeBatch, harvestBatch, type BatchResult } from './shared/harvest-batch.ts';
-import { enforce, readRoots, rootsOption, trustPolicies, type TrustPolicy } from './shared/trust.ts';
+import { CommandError } from './shared/failure.ts';
+import { trustPolicies, variableNote, type LineSettings, type TrustPolicy } from './shared/line-settings.ts';
+import { enforce, readRoots, rootsOption } from './shared/trust.ts';
 import { table, type Verb } from './shared/verb.ts';
 
 export interface HarvestOptions {
-  readonly manifest: string;
+  readonly manifest?: string;
   readonly serial?: string;
   readonly deviceId?: string;
   readonly station?: string;
@@ -18,7 +20,7 @@ export interface HarvestOptions {
   readonly tag?: readonly string[];
   readonly targets?: string;
   readonly concurrency: string;
-  readonly verify: TrustPolicy;
+  readonly verify?: TrustPolicy;
   readonly roots?: readonly string[];
 }
 
@@ -55,12 +57,12 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
   seeAlso: ['iotdm manifest verify', 'iotdm enrollment import', 'iotdm enrollment export', 'iotdm ek verify'],
   settings: ['tpm', 'timeout', 'dry-run'],
   options: [
-    new Option('--manifest <file>', 'the manifest, made where there is none').makeOptionMandatory(),
+    new Option('--manifest <file>', `the manifest, made where there is none${variableNote('manifest')}`),
     new Option('--serial <number>', 'serial number of the device'),
     new Option('--device-id <id>', 'device id it is to have in IoT Hub (default: the registration id)'),
-    new Option('--station <name>', 'the station that harvests'),
-    new Option('--operator <name>', 'who operates it'),
-    new Option('--lot <name>', 'production lot'),
+    new Option('--station <name>', `the station that harvests${variableNote('station')}`),
+    new Option('--operator <name>', `who operates it${variableNote('operator')}`),
+    new Option('--lot <name>', `production lot${variableNote('lot')}`),
     new Option('--tag <key=value>', 'more to record, any number of times').argParser(
       (value: string, before: readonly string[] | undefined) => [...(before ?? []), value],
     ),
@@ -70,14 +72,17 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
       'verify the EK certificate: refuse what is not genuine, warn, or do not look',
     )
       .choices(trustPolicies)
-      .default('off'),
+      .default(undefined, 'off'),
     rootsOption(),
   ],
   async run(context, _args, options) {
-    const labels = toLabels(options);
+    const labels = toLabels({ ...context.settings.line, ...options });
+    const manifest = manifestOf(context, options);
     const verification = await certificateJudge(context, options);
     const { targets } = options;
-    if (targets !== undefined) return harvestBatch(context, { ...options, targets }, labels, verification);
+    if (targets !== undefined) {
+      return harvestBatch(context, { ...options, manifest, targets }, labels, verification);
+    }
     const { harvest, readIdentity } = await import('../src/station/harvest.ts');
     const tpm = await context.openTpm();
     const progress = await context.console.progress(
@@ -92,16 +97,15 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
           registrationId,
           serialNumber,
           repeated: false,
-          manifest: options.manifest,
+          manifest,
           line: null,
         };
         return { ...shown, record, dryRun: true };
       }
-      const { repeated, repaired, record, line } = await harvest(options.manifest, job);
-      if (repaired)
-        context.console.warn(`the last line of ${options.manifest} was cut short and has been mended`);
+      const { repeated, repaired, record, line } = await harvest(manifest, job);
+      if (repaired) context.console.warn(`the last line of ${manifest} was cut short and has been mended`);
       const { registrationId, serialNumber } = record;
-      return { registrationId, serialNumber, repeated, manifest: options.manifest, line, record };
+      return { registrationId, serialNumber, repeated, manifest, line, record };
     } finally {
       progress.done();
     }
@@ -121,10 +125,19 @@ export const harvestVerb: Verb<[], HarvestOptions, HarvestResult | BatchResult> 
   },
 };
 
+function manifestOf(context: Context, { manifest = context.settings.line.manifest }: HarvestOptions): string {
+  if (manifest !== undefined) return manifest;
+  throw new CommandError(
+    'usage.invalid',
+    'no manifest was named',
+    'pass --manifest FILE, or put "manifest" into iotdm.config.json',
+  );
+}
+
 /** What `--verify` asks for; nothing where it is off. */
 async function certificateJudge(
   context: Context,
-  { verify, roots }: HarvestOptions,
+  { verify = context.settings.line.verify ?? 'off', roots }: HarvestOptions,
 ): Promise<Pick<HarvestJob, 'judge'>> {
   if (verify === 'off') return {};
   const trusted = await readRoots(context, roots);
@@ -138,7 +151,15 @@ async function certificateJudge(
   };
 }
 
-function toLabels({ serial, deviceId, station, operator, lot, tag = [] }: HarvestOptions): HarvestLabels {
+function toLabels({
+  serial,
+  deviceId,
+  station,
+  operator,
+  lot,
+  tag,
+  tags = {},
+}: HarvestOptions & Pick<LineSettings, 'tags'>): HarvestLabels {
   const problem = deviceId === undefined ? undefined : deviceIdProblem(deviceId);
   if (problem !== undefined) throw new IotdmError('usage.invalid', `--device-id: ${problem}`);
   return {
@@ -147,7 +168,7 @@ function toLabels({ serial, deviceId, station, operator, lot, tag = [] }: Harves
     station: named('--station', station),
     operator: named('--operator', operator),
     lot: named('--lot', lot),
-    tags: Object.fromEntries(tag.map(parseTag)),
+    tags: tag === undefined ? tags : Object.fromEntries(tag.map(parseTag)),
   };
 }
 

@@ -35,6 +35,7 @@ import { limpetVerb } from './limpet/limpet.ts';
 import { manifestMerge } from './manifest/merge.ts';
 import { manifestVerify } from './manifest/verify.ts';
 import { moduleProvision } from './module/provision.ts';
+import { provisionVerb } from './provision/provision.ts';
 import { simulatorStart } from './simulator/start.ts';
 import { simulatorStatusVerb } from './simulator/status.ts';
 import { simulatorStop } from './simulator/stop.ts';
@@ -95,6 +96,7 @@ export function buildProgram(host: Host): Command {
       'after',
       footer(
         [
+          'iotdm provision --serial SN-0001                         the whole line, one device',
           'iotdm ek read                                            the EK and its registration id',
           'iotdm harvest --serial SN-0001 --manifest shift.ndjson   record a device on the line',
           'iotdm enrollment import shift.ndjson                     enroll what was recorded',
@@ -146,6 +148,7 @@ export function buildProgram(host: Host): Command {
     ]),
   );
   program.commandsGroup('From the line to the service:');
+  program.addCommand(declare(provisionVerb, host));
   program.addCommand(declare(harvestVerb, host));
   program.addCommand(
     noun('manifest', 'what harvest has recorded', [

@@ -151,6 +151,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'a mistyped identity or key in the rows that are named',
     fix: 'nothing was sent: mend these rows and run the same command again',
   },
+  'input.barcode': {
+    meaning: 'what came from the barcode scanner is no serial number; the device was not touched',
+    cause:
+      'a damaged label, another code than that of the serial number, or a scanner that is set up otherwise',
+    fix: 'scan the label of the serial number again, or type it and press Enter',
+  },
   'tpm-unavailable.not-found': {
     meaning: 'there is no TPM where one was looked for',
     cause:
@@ -368,7 +374,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'service.conflict': {
     meaning: 'the service has it already, in another form',
     cause: 'the enrollment exists, perhaps made by another tool',
-    fix: 'look at what there is with: iotdm enrollment show ID',
+    fix: ({ details }) => {
+      const id = typeof details['registrationId'] === 'string' ? details['registrationId'] : 'ID';
+      return details['otherKey'] === true
+        ? `check the label and the TPM of the device, and what there is: iotdm enrollment show ${id}; if its TPM was replaced on purpose, delete the old enrollment with: iotdm enrollment delete ${id}`
+        : `look at what there is with: iotdm enrollment show ${id}`;
+    },
   },
   'service.changed-meanwhile': {
     meaning: 'the service holds a newer version than the one that was to be changed',
@@ -433,6 +444,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       (typeof details['deadlineSeconds'] === 'number'
         ? 'run the same command again, which registers anew; --deadline gives it longer; if it stays so, look at the linked hubs and the allocation of the enrollment in the portal'
         : 'check the network and run the same command again; --timeout gives it longer'),
+  },
+  'network.budget': {
+    meaning: 'the time that was given for this device is used up; nothing is half done',
+    cause: 'a slow chip or service, or less time than the steps need',
+    fix: 'run the same command again, it takes up where it stopped; or give more time with --budget SECONDS',
   },
   'network.throttled': {
     meaning: 'the service asked to send less, longer than the retries lasted',

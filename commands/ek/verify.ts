@@ -1,7 +1,8 @@
 import { Option } from 'commander';
 import { CommandError } from '../shared/failure.ts';
 import type { Context } from '../shared/context.ts';
-import { enforce, readRoots, rootsOption, trustPolicies, type TrustPolicy } from '../shared/trust.ts';
+import { trustPolicies, type TrustPolicy } from '../shared/line-settings.ts';
+import { enforce, readRoots, rootsOption } from '../shared/trust.ts';
 import { table, type Verb } from '../shared/verb.ts';
 import type { ChainLink, Verdict } from '../../src/trust/verdict.ts';
 

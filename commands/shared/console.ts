@@ -21,6 +21,8 @@ export interface ConsoleOptions {
 /** Shown while something takes long; `done` removes it. */
 export interface Progress {
   update(text: string): void;
+  /** Prints something else meanwhile, where the line would be in its way. */
+  above(print: () => void): void;
   done(): void;
 }
 
@@ -85,7 +87,13 @@ export class Console {
   async progress(text: string): Promise<Progress> {
     // Without a width ora would clear lines for ever.
     if (!this.drawsProgress) {
-      return { update: () => undefined, done: () => undefined };
+      return {
+        update: () => undefined,
+        above: (print) => {
+          print();
+        },
+        done: () => undefined,
+      };
     }
     const { default: ora } = await import('ora');
     // Neither Ctrl-C nor what a person types ahead is ora's business.
@@ -101,6 +109,11 @@ export class Console {
     return {
       update: (next) => {
         spinner.text = next;
+      },
+      above: (print) => {
+        spinner.clear();
+        print();
+        spinner.render();
       },
       done: () => {
         spinner.stop();

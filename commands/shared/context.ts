@@ -90,9 +90,7 @@ export class Context {
   /** Connects to the TPM on the first call. @throws IotdmError `tpm-unavailable.*`, `usage.*` */
   async openTpm(): Promise<Tpm> {
     if (this.#tpm === undefined) {
-      const { parseTcti } = await import('../../src/tpm/tcti.ts');
-      const { tpm } = this.settings;
-      this.#tpm = await this.connectTpm(tpm === undefined ? undefined : parseTcti(tpm));
+      this.#tpm = await this.connectTpm(await this.#tcti());
     }
     return this.#tpm;
   }
@@ -103,7 +101,7 @@ export class Context {
    * @throws IotdmError `tpm-unavailable.busy` and what else `openTpm` throws, `usage.output-unwritable`
    */
   async openTpmToChange(): Promise<Tpm> {
-    if (!this.settings.dryRun) this.#lock ??= await this.#holdTpm();
+    if (!this.settings.dryRun) this.#lock ??= await this.#holdTpm(await this.#tcti());
     return this.openTpm();
   }
 
@@ -151,6 +149,30 @@ export class Context {
         this.console.trace(`${label}: ${command} ${answer} ${elapsedMs.toFixed(1)} ms`);
       },
     });
+  }
+
+  /**
+   * Connects anew to the TPM of one device and holds it against other iotdm; whoever asks closes it.
+   * @param label as for `connectTpm`
+   * @throws IotdmError `tpm-unavailable.*`, `usage.*`
+   */
+  async openDevice(tcti: Tcti | undefined, label: string): Promise<Slots & { close(): Promise<void> }> {
+    const lock = this.settings.dryRun ? undefined : await this.#holdTpm(tcti);
+    try {
+      const [tpm, recovery] = await Promise.all([this.connectTpm(tcti, label), this.recoveryFiles()]);
+      return {
+        tpm,
+        recovery,
+        close: async () => {
+          await tpm.close().finally(() => {
+            lock?.release();
+          });
+        },
+      };
+    } catch (error) {
+      lock?.release();
+      throw error;
+    }
   }
 
   /** Whether there is anything to open the service with. */
@@ -296,25 +318,26 @@ export class Context {
     }
   }
 
-  async #holdTpm(): Promise<ProcessLock> {
-    const [
-      { parseTcti },
-      { holdTpm, isTpmLock },
-      { isRecoveryFile },
-      { isRegistrationFile },
-      { removeDrafts },
-    ] = await Promise.all([
-      import('../../src/tpm/tcti.ts'),
-      import('../../src/tpm/tpm-lock.ts'),
-      import('../../src/slot/recovery-files.ts'),
-      import('../../src/station/registration-records.ts'),
-      import('../../src/state-directory.ts'),
-    ]);
-    const { tpm, wait = 0 } = this.settings;
+  /** The TPM that the settings name; undefined for the machine's own. */
+  async #tcti(): Promise<Tcti | undefined> {
+    const { parseTcti } = await import('../../src/tpm/tcti.ts');
+    const { tpm } = this.settings;
+    return tpm === undefined ? undefined : parseTcti(tpm);
+  }
+
+  async #holdTpm(tcti: Tcti | undefined): Promise<ProcessLock> {
+    const [{ holdTpm, isTpmLock }, { isRecoveryFile }, { isRegistrationFile }, { removeDrafts }] =
+      await Promise.all([
+        import('../../src/tpm/tpm-lock.ts'),
+        import('../../src/slot/recovery-files.ts'),
+        import('../../src/station/registration-records.ts'),
+        import('../../src/state-directory.ts'),
+      ]);
+    const { wait = 0 } = this.settings;
     const dir = this.stateDirectory;
     const lock = await holdTpm({
       dir,
-      tcti: tpm === undefined ? undefined : parseTcti(tpm),
+      tcti,
       waitMs: wait * 1000,
       command: this.command,
       since: this.host.clock(),

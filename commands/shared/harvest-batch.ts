@@ -114,7 +114,11 @@ async function orPartial(
 }
 
 /** Whoever may write the file decides what runs here. */
-async function warnOfCommands(context: Context, file: string, { targets }: TargetsCheck): Promise<void> {
+export async function warnOfCommands(
+  context: Context,
+  file: string,
+  { targets }: TargetsCheck,
+): Promise<void> {
   if (file === '-' || process.platform === 'win32') return;
   if (!targets.some(({ tcti }) => tcti.kind === 'command')) return;
   const { mode } = await stat(file);

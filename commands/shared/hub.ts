@@ -18,11 +18,12 @@ export async function hubAddress(
     what: 'the host of the hub',
     form: 'name.azure-devices.net or host:port, without https://',
   };
-  const given = hubHost === undefined ? undefined : parseServiceHost(hubHost, words);
+  const host = hubHost ?? context.settings.line.hubHost;
+  const given = host === undefined ? undefined : parseServiceHost(host, words);
   // Also where no hub is asked in the end: what cannot be used is said before anything is done.
   await context.extraCertificates();
   return async ({ hostName }) => {
-    const { proxy, ...network } = await context.network(hubHost ?? hostName);
+    const { proxy, ...network } = await context.network(host ?? hostName);
     return {
       ...(given ?? { hostname: hostName, port: 443 }),
       ...network,
@@ -53,7 +54,7 @@ export interface HubCheckSettings {
 export function hubHostOption(): Option {
   return new Option(
     '--hub-host <host>',
-    'where the hub is, if not where its name says: a host, or host:port',
+    'where the hub is, if not where its name says: a host, or host:port [IOTDM_HUB_HOST]',
   );
 }
 

@@ -6,6 +6,13 @@ import { readFileSync } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { nearest } from '../../src/nearest.ts';
+import {
+  isLineSetting,
+  lineSettingKeys,
+  lineSettingProblem,
+  resolveLineSettings,
+  type LineSettings,
+} from './line-settings.ts';
 import { secretFlag } from './secret-flag.ts';
 
 export interface Settings {
@@ -31,6 +38,8 @@ export interface Settings {
   readonly quiet: boolean;
   readonly verbose: number;
   readonly color: boolean;
+  /** What the environment and the settings file say of the line; flags are the commands' own. */
+  readonly line: LineSettings;
   /** Keys of the settings that were given as flags, and not by the environment or the settings file. */
   readonly flags: ReadonlySet<string>;
 }
@@ -40,7 +49,7 @@ export type SettingGroup =
   'tpm' | 'service' | 'device' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
 
 interface SharedOption {
-  readonly key: Exclude<keyof Settings, 'flags'> | 'config';
+  readonly key: Exclude<keyof Settings, 'flags' | 'line'> | 'config';
   readonly group: SettingGroup;
   readonly flags: string;
   readonly description: string;
@@ -326,6 +335,7 @@ export function resolveSettings(
     quiet: found('quiet') === true,
     verbose: Number(found('verbose') ?? 0),
     color: found('color') !== false,
+    line: resolveLineSettings(file, environment),
     flags: new Set(Object.keys(flags).filter((key) => flags[key] !== undefined)),
   };
 }
@@ -362,7 +372,13 @@ function readSettingsFile(given: string | undefined): Map<string, unknown> {
 }
 
 function checkFileValue(path: string, key: string, value: unknown): unknown {
-  const names = sharedOptions.map((option) => option.key).filter((name) => name !== 'config');
+  if (isLineSetting(key)) {
+    const problem = lineSettingProblem(key, value);
+    if (problem === undefined) return value;
+    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} ${problem}`);
+  }
+  const shared = sharedOptions.map((option) => option.key).filter((name) => name !== 'config');
+  const names = [...shared, ...lineSettingKeys];
   const option = sharedOptions.find((candidate) => candidate.key === key && candidate.key !== 'config');
   if (option === undefined) {
     const guess = nearest(key, names);

@@ -1,16 +1,12 @@
 /** What `ek verify` and `harvest` share: which certificates are trusted, and what a verdict leads to. */
 import { Option } from 'commander';
-import { delimiter } from 'node:path';
 import { IotdmError } from '../../src/errors.ts';
 import type { TrustedCertificates } from '../../src/trust/roots.ts';
 import type { Verdict } from '../../src/trust/verdict.ts';
 import type { Context } from './context.ts';
+import type { TrustPolicy } from './line-settings.ts';
 
 export const ROOTS_VARIABLE = 'IOTDM_EK_ROOTS';
-
-/** What to do about a verdict other than `genuine`. */
-export const trustPolicies = ['require', 'warn', 'off'] as const;
-export type TrustPolicy = (typeof trustPolicies)[number];
 
 export function rootsOption(): Option {
   return new Option(
@@ -20,8 +16,8 @@ export function rootsOption(): Option {
 }
 
 /**
- * The certificates that --roots names, else the environment, where the paths are separated as in PATH; nobody's where
- * neither names any.
+ * The certificates that --roots names, else the environment, where the paths are separated as in PATH, else the settings
+ * file; nobody's where none names any.
  * @throws IotdmError `input.unreadable`, `input.invalid`
  */
 export async function readRoots(
@@ -29,8 +25,7 @@ export async function readRoots(
   paths: readonly string[] | undefined,
 ): Promise<TrustedCertificates> {
   const { readTrustedCertificates } = await import('../../src/trust/roots.ts');
-  const inEnvironment = (context.host.environment[ROOTS_VARIABLE] ?? '').split(delimiter);
-  const trusted = await readTrustedCertificates(paths ?? inEnvironment.filter((path) => path !== ''));
+  const trusted = await readTrustedCertificates(paths ?? context.settings.line.ekRoots ?? []);
   for (const file of trusted.skipped) context.console.detail(`no certificate in ${file}`);
   const roots = trusted.certificates.filter(({ isRoot }) => isRoot).length;
   context.console.detail(

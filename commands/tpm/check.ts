@@ -33,7 +33,7 @@ export const tpmCheck: Verb<[], object, TpmCheckResult> = {
     const { checkTpm } = await import('../../src/station/tpm-check.ts');
     const progress = await context.console.progress('Checking the TPM; deriving a key takes a chip a while');
     const recovery = await context.recoveryFiles();
-    const report = await checkTpm(() => context.openTpm(), recovery).finally(() => {
+    const report = await checkTpm(() => context.openTpm(), { recovery }).finally(() => {
       progress.done();
     });
     const result = { ok: report.ok, checks: report.checks.map(show) };
@@ -54,7 +54,8 @@ function show(check: Check): ShownCheck {
   return { id, status, message, ...(hint === undefined ? {} : { hint }) };
 }
 
-function hintFor({ id, finding, error }: Check): string | undefined {
+/** How to mend what a check has found. */
+export function hintFor({ id, finding, error }: Pick<Check, 'id' | 'finding' | 'error'>): string | undefined {
   if (finding === 'auth-not-given' || finding === 'auth-not-set') return authHint(id, finding);
   if (finding !== undefined) return hints[finding];
   return error === undefined ? undefined : toFailure(error, 'iotdm tpm check').hint;
@@ -140,6 +141,8 @@ const hints: Readonly<Record<Exclude<Finding, 'auth-not-given' | 'auth-not-set'>
   'round-trip-failed': 'do not ship this device: what answers as its TPM does not hold the key it shows',
   'slot-0-foreign':
     "Azure's SDKs use slot 0: if nothing needs what stands there, empty it with: iotdm slot clear 0 --force",
+  'slot-foreign':
+    'choose another slot; or if nothing needs what stands there, empty it with: iotdm slot clear N --force',
   'slots-to-mend':
     'look with: iotdm slot list --all; finish what was interrupted with: iotdm slot repair N; or empty the slot with: iotdm slot clear N',
   'no-room': 'make room: iotdm slot clear N frees a slot, tpm2_evictcontrol removes keys of other programs',

@@ -93,10 +93,11 @@ describe('wrong usage: exit code 2', () => {
     ],
     [
       'a mandatory option left out',
-      ['harvest'],
-      /^required option '--manifest <file>' not specified$/,
-      /^run: iotdm harvest --help$/,
+      ['enrollment', 'export', 'shift.ndjson'],
+      /^required option '--format <format>' not specified$/,
+      /^run: iotdm enrollment export --help$/,
     ],
+    ['no manifest', ['harvest'], /^no manifest was named$/, /--manifest FILE.*iotdm.config.json/],
     [
       'a time limit that is none',
       ['ek', 'read', '--timeout', 'soon'],

@@ -513,6 +513,14 @@ describe('the keys that DPS and the hub give', () => {
       for (const form of ['base64', 'base64url', 'hex'] as const)
         remember(Buffer.from(key, 'base64').toString(form));
     }
+    const line = [
+      'provision',
+      ...common,
+      ...place,
+      ...service.options.slice(0, 2),
+      '--manifest',
+      'line.ndjson',
+    ];
     for (const [args, code] of [
       [['device', 'register', ...common, ...place], 0],
       [['device', 'register', ...common, ...place, '--registration-id', 'unknown', '--slot', '9'], 6],
@@ -521,6 +529,9 @@ describe('the keys that DPS and the hub give', () => {
       [['module', 'provision', ...common, '--module', 'Other=0', '--json'], 2],
       [['module', 'provision', ...common, '--module', 'Marked=9', '--hub-host', '127.0.0.1:1'], 7],
       [['slot', 'show', '8', '--tpm', chip.tcti], 0],
+      [[...line, '--module', 'Marked=8', '--json'], 0],
+      [[...line, '--module', 'Other=7'], 0],
+      [[...line, '--module', 'Marked=8', '--hub-host', '127.0.0.1:1'], 7],
     ] as const) {
       const outcome = await run(args);
       assert.equal(outcome.code, code, `${args.join(' ')}: ${outcome.stderr}`);

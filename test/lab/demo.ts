@@ -1,10 +1,10 @@
 /**
- * The main job on a fresh software TPM and a fresh emulator, each step with the command a user would type. Everything
+ * The whole line on a fresh software TPM and a fresh emulator, each step with the command a user would type. Everything
  * is under one temporary directory, and that goes at the end.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { createHmac, randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { get } from 'node:https';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { installCommand } from './command.ts';
@@ -59,52 +59,92 @@ function json(text: string): Record<string, unknown> {
   return JSON.parse(text) as Record<string, unknown>;
 }
 
-function demo(): void {
+/** As a device asks its hub for itself, with nothing of iotdm between: the status of the answer. */
+function askHub(hubHost: string, path: string, token: string): Promise<number> {
+  const [hostname = '', port = ''] = hubHost.split(':');
+  return new Promise((resolve, reject) => {
+    const ca = readFileSync(join(dir, 'dps', 'ca.pem'));
+    const options = { hostname, port, path, ca, headers: { Authorization: token } };
+    get({ ...options, agent: false }, (response) => {
+      response.resume();
+      resolve(response.statusCode ?? 0);
+    }).on('error', reject);
+  });
+}
+
+async function demo(): Promise<void> {
   console.log('A rehearsal on a software TPM and a provisioning service on loopback, never for production.');
 
   title('1. A software TPM and a provisioning service');
   type('iotdm simulator start --dir tpm');
   type('iotdm emulator start --dir dps');
   const tpm = json(quietly('iotdm', 'simulator', 'status', '--dir', 'tpm', '--json'))['tcti'] as string;
-  Object.assign(environment, {
-    IOTDM_TPM: tpm,
-    TPM2TOOLS_TCTI: tpm,
-    IOTDM_CA: join(dir, 'dps', 'ca.pem'),
-  });
-  console.log(paint(36, `$ export IOTDM_TPM=${tpm} IOTDM_CA=dps/ca.pem`));
-  const credentials = '--dps-connection-string-file dps/service-connection-string';
+  const service = json(quietly('iotdm', 'emulator', 'status', '--dir', 'dps', '--json'));
+  environment['TPM2TOOLS_TCTI'] = tpm;
 
-  title('2. Read the endorsement key');
-  type('iotdm ek read');
-  const key = json(quietly('iotdm', 'ek', 'read', '--json'));
-  const id = key['registrationId'] as string;
-  quietly('tpm2_readpublic', '-c', '0x81010001', '-f', 'tss', '-o', 'ek.tpm2b');
-  prove(
-    'the endorsement key that iotdm reads is, byte for byte, what tpm2_readpublic reads',
-    readFileSync(join(dir, 'ek.tpm2b'), 'base64') === key['endorsementKey'],
-  );
+  title('2. What is the same for every device of the line');
+  const settings = {
+    tpm,
+    dpsConnectionStringFile: 'dps/service-connection-string',
+    idScope: service['idScope'],
+    deviceHost: service['deviceHost'],
+    hubHost: service['hubHost'],
+    ca: 'dps/ca.pem',
+    manifest: 'shift.ndjson',
+    station: 'EOL-3',
+    verify: 'require',
+    ekRoots: 'tpm/ca',
+    modules: { AppB: 2 },
+    stateDir: 'state',
+  };
+  writeFileSync(join(dir, 'iotdm.config.json'), `${JSON.stringify(settings, null, 2)}\n`);
+  type('cat iotdm.config.json');
 
-  title('3. Harvest the device into a manifest, at the end of the line');
-  type('iotdm harvest --manifest shift.ndjson --serial SN-0001 --device-id press-17 --station EOL-3');
+  title('3. One device, the whole line');
+  type('iotdm provision --serial SN-0001 --device-id press-17');
   const again = json(
-    quietly('iotdm', 'harvest', '--manifest', 'shift.ndjson', '--serial', 'SN-0001', '--json'),
+    quietly('iotdm', 'provision', '--serial', 'SN-0001', '--device-id', 'press-17', '--json'),
   );
-  prove('a device that is harvested twice stands in the manifest once', again['repeated'] === true);
+  const { registrationId: id, assignedHub: hub } = again as { registrationId: string; assignedHub: string };
+  const changed = (again['steps'] as { step: string; status: string }[]).filter(
+    ({ step, status }) => status !== 'unchanged' && step !== 'prove',
+  );
+  prove(
+    'the same command again changes nothing and passes',
+    again['passed'] === true && changed.length === 0,
+  );
+  prove('the EK was verified: its certificate leads to a trusted root', again['ekVerified'] === true);
 
-  title('4. Enroll it online');
-  type(`iotdm enrollment import shift.ndjson ${credentials}`);
-  type(`iotdm enrollment list ${credentials}`);
-  const stored = json(quietly('sh', '-c', `iotdm enrollment show ${id} ${credentials} --json`)) as {
+  title('4. What the TPM holds now');
+  type('iotdm slot list');
+  prove(
+    'the names stand where Limpet and Azure’s SDKs look for them',
+    quietly('tpm2_nvread', '0x1400100') === `${hub}/press-17` &&
+      quietly('tpm2_nvread', '0x1400102') === `${hub}/press-17/AppB`,
+  );
+  quietly('tpm2_readpublic', '-c', '0x81010001', '-f', 'tss', '-o', 'ek.tpm2b');
+  const stored = json(quietly('iotdm', 'enrollment', 'show', id, '--json')) as {
     deviceId?: string;
     attestation?: { tpm?: { endorsementKey?: string } };
   };
   prove(
-    'the service holds this endorsement key under its registration id, for device press-17',
-    stored.attestation?.tpm?.endorsementKey === key['endorsementKey'] && stored.deviceId === 'press-17',
+    'the service has enrolled, byte for byte, the endorsement key that tpm2_readpublic reads',
+    stored.attestation?.tpm?.endorsementKey === readFileSync(join(dir, 'ek.tpm2b'), 'base64') &&
+      stored.deviceId === 'press-17',
   );
 
-  title('5. Or offline: a file for whoever may reach the service');
+  title('5. A token of the module in slot 2, signed inside the TPM');
+  const token = type('iotdm slot token 2');
+  const signature = /SharedAccessSignature=(SharedAccessSignature .*)/.exec(token)?.[1] ?? '';
+  const twin = '/twins/press-17/modules/AppB?api-version=2021-04-12';
+  const hubHost = service['hubHost'] as string;
+  prove('the hub takes the token of the module', (await askHub(hubHost, twin, signature)) === 200);
+  const forged = signature.replace(/sig=./, (start) => `sig=${start.endsWith('A') ? 'B' : 'A'}`);
+  prove('and does not take it with one character changed', (await askHub(hubHost, twin, forged)) === 401);
+
+  title('6. Or in two parts: a line without the service, and whoever may reach it');
   type('iotdm enrollment export shift.ndjson --format dps-json --out enrollments.json');
+  type('iotdm enrollment import shift.ndjson');
   const exported = JSON.parse(readFileSync(join(dir, 'enrollments.json'), 'utf8')) as {
     registrationId: string;
   }[];
@@ -112,45 +152,22 @@ function demo(): void {
     'the exported file enrolls the same device',
     exported.length === 1 && exported[0]?.registrationId === id,
   );
-
-  title('6. Write its identity into slot 3');
-  const secret = randomBytes(32);
-  const connectionString = `HostName=plant.azure-devices.net;DeviceId=press-17;SharedAccessKey=${secret.toString('base64')}`;
-  writeFileSync(join(dir, 'device.txt'), connectionString, { mode: 0o600 });
-  type('iotdm slot write 3 --connection-string-file device.txt');
-  type('iotdm slot list');
-  writeFileSync(join(dir, 'challenge'), 'a challenge');
-  quietly('tpm2_hmac', '-c', '0x81000103', '-o', 'answer', 'challenge');
   prove(
-    'the TPM signs with the key from the connection string, as tpm2_hmac and Node.js agree',
-    readFileSync(join(dir, 'answer'), 'hex') ===
-      createHmac('sha256', secret).update('a challenge').digest('hex'),
+    'nothing was left loaded in the TPM',
+    quietly('tpm2_getcap', 'handles-transient') === '' &&
+      quietly('tpm2_getcap', 'handles-loaded-session') === '',
   );
-  prove(
-    'the name stands where Limpet and Azure’s SDKs look for it',
-    quietly('tpm2_nvread', '0x1400103') === 'plant.azure-devices.net/press-17',
-  );
-
-  title('7. Issue a token, signed inside the TPM');
-  const token = type('iotdm slot token 3');
-  const [, resource = '', signature = '', expiry = ''] = /sr=([^&]+)&sig=([^&]+)&se=(\d+)/.exec(token) ?? [];
-  prove(
-    'the token verifies against the key of the device',
-    decodeURIComponent(signature) ===
-      createHmac('sha256', secret).update(`${resource}\n${expiry}`).digest('base64'),
-  );
-  prove('nothing was left loaded in the TPM', quietly('tpm2_getcap', 'handles-transient') === '');
 }
 
 // Ctrl-C ends the command under way, and with it the demo; what it started is still cleaned up.
 process.on('SIGINT', () => undefined);
 let failure: unknown;
 try {
-  demo();
+  await demo();
 } catch (error) {
   failure = error;
 } finally {
-  title('8. Clean up');
+  title('7. Clean up');
   for (const command of ['iotdm simulator stop --dir tpm --wipe', 'iotdm emulator stop --dir dps --wipe']) {
     try {
       type(command);

@@ -22,20 +22,28 @@ try {
     ca: string;
     deviceHost: string;
     idScope: string;
+    hubHost: string;
+  };
+  const { connectionStringFile: dpsConnectionStringFile, ca, idScope, deviceHost, hubHost } = dps;
+  const settings = {
+    tpm: tpm.tcti,
+    dpsConnectionStringFile,
+    ca,
+    idScope,
+    deviceHost,
+    hubHost,
+    manifest: 'shift.ndjson',
+    stateDir: 'state',
   };
   console.log(`A software TPM and a DPS emulator run until you leave this shell (exit, or Ctrl-D).
 
   iotdm ek read
-  iotdm harvest --manifest shift.ndjson --serial SN-0001
-  iotdm enrollment import shift.ndjson
+  iotdm provision --serial SN-0001
   iotdm slot list --all
 
 tpm2-tools reach the same TPM. The settings are in ${join(dir, 'iotdm.config.json')}.
 `);
-  writeFileSync(
-    join(dir, 'iotdm.config.json'),
-    `${JSON.stringify({ tpm: tpm.tcti, dpsConnectionStringFile: dps.connectionStringFile, ca: dps.ca }, null, 2)}\n`,
-  );
+  writeFileSync(join(dir, 'iotdm.config.json'), `${JSON.stringify(settings, null, 2)}\n`);
   spawnSync(process.env['SHELL'] ?? '/bin/sh', [], {
     cwd: dir,
     stdio: 'inherit',
