@@ -1,4 +1,7 @@
-/** The plain text of `-azuredps -enrollmentinfo`, byte for byte: what factories keep, and `enrollment import` reads. */
+/**
+ * The plain text of `-azuredps`. That of `-enrollmentinfo` is Limpet's byte for byte: factories keep it, and `enrollment
+ * import` reads it.
+ */
 
 export interface EnrollmentInfo {
   readonly registrationId: string;
@@ -40,3 +43,20 @@ const lines: Readonly<Record<Format, (info: EnrollmentInfo) => string[]>> = {
     '',
   ],
 };
+
+export interface Registered {
+  readonly registrationId: string;
+  readonly deviceId: string | null;
+  readonly assignedHub: string | null;
+}
+
+/** What `-register` prints, in the form of the `txt` of `-enrollmentinfo`. */
+export function registered({ registrationId, deviceId, assignedHub }: Registered): string {
+  const entries = [
+    ['Registration Id', registrationId],
+    ['Device Id', deviceId],
+    ['Assigned Hub', assignedHub],
+  ];
+  const lines = entries.flatMap(([name, value]) => [`\t${name ?? ''}:`, `\t${value ?? ''}`, '']);
+  return ['', 'Device registered', '', ...lines, ''].join('\r\n');
+}

@@ -24,7 +24,7 @@ export const limpetVerb: Verb<[readonly string[]], object, void> = {
     'ln -s "$(command -v iotdm)" /usr/local/bin/limpet',
   ],
   seeAlso: ['iotdm slot write', 'iotdm ek read', 'iotdm enrollment import'],
-  settings: ['tpm', 'timeout', 'change'],
+  settings: ['tpm', 'device', 'timeout', 'change'],
   async run(context, [words]) {
     const command = parseLimpet(words);
     switch (command.kind) {

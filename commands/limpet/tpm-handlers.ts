@@ -9,7 +9,7 @@ import { CommandError } from '../shared/failure.ts';
 import { writeOutputFile } from '../shared/output-file.ts';
 import { clearAndForget } from '../tpm/clear.ts';
 import { simulatorNotice } from '../simulator/start.ts';
-import { enrollmentInfo } from './enrollment-info.ts';
+import { enrollmentInfo, registered } from './enrollment-info.ts';
 import type { LimpetOutput, TpmHandler } from './output.ts';
 import type { TpmSwitchName } from './switches.ts';
 import { element, inlineElement, type XmlElement } from './xml.ts';
@@ -121,7 +121,7 @@ export const tpmHandlers: Readonly<Record<TpmSwitchName, TpmHandler>> = {
     );
   },
 
-  register: () => registerDevice(),
+  register: registerDevice,
 };
 
 /** By index, as `-IAT` takes it. */
@@ -152,11 +152,23 @@ async function publicKey(name: string, publicArea: Buffer, file: string | undefi
   return element(name, publicArea.toString('base64'));
 }
 
-/** `-azuredps -register slot host scope`: becomes what `iotdm device register` does, once there is such a command. */
-function registerDevice(): Promise<LimpetOutput> {
-  throw new CommandError(
-    'usage.unsupported',
-    '-azuredps -register is not available yet: iotdm cannot register a device so far',
-    'enroll the device with what -azuredps -enrollmentinfo prints, and give the slot its connection string with: iotdm slot write',
-  );
+/** Unlike Limpet's, it empties no slot first: one with another identity is left as it is. */
+async function registerDevice(
+  context: Context,
+  [slot = '', deviceHost = '', idScope = '']: readonly string[],
+): Promise<LimpetOutput> {
+  const [{ parseSlotNumber }, { hubCheckOf }, { register, registrationPlan }] = await Promise.all([
+    import('../../src/slot/layout.ts'),
+    import('../shared/hub.ts'),
+    import('../shared/registration.ts'),
+  ]);
+  const number = parseSlotNumber(slot);
+  const dps = await registrationPlan(context, {}, {}, { deviceHost, idScope });
+  const check = await hubCheckOf(context, {});
+  const slots = await context.openSlotsToChange();
+  const result = await register(context, {
+    ...{ slots, slot: number, dps, anew: false, overwrite: false },
+    ...check,
+  });
+  return registered(result);
 }

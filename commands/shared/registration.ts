@@ -18,7 +18,7 @@ export interface RegistrationSettings {
   readonly deadline?: string;
 }
 
-/** Where to register, when it is not what the shared options say. */
+/** Where to register, as something other than the shared options says. */
 export interface RegistrationPlace {
   readonly idScope?: string;
   readonly deviceHost?: string;
@@ -43,11 +43,16 @@ export function registrationOptions(): Option[] {
   ];
 }
 
-/** The checks that need neither TPM nor network. */
+/**
+ * The checks that need neither TPM nor network.
+ * @param place where to register when the shared options do not say
+ * @param told where to register whatever the shared options say
+ */
 export async function registrationPlan(
   context: Context,
   options: RegistrationSettings,
   place: RegistrationPlace = {},
+  told: RegistrationPlace = {},
 ): Promise<RegistrationJob['dps']> {
   const [{ DEFAULT_DEVICE_HOST, idScopeProblem }, { registrationIdProblem }, { parseServiceHost }] =
     await Promise.all([
@@ -55,8 +60,8 @@ export async function registrationPlan(
       import('../../src/dps/enrollment.ts'),
       import('../../src/dps/service-host.ts'),
     ]);
-  const idScope = context.settings.idScope ?? place.idScope;
-  const host = context.settings.deviceHost ?? place.deviceHost ?? DEFAULT_DEVICE_HOST;
+  const idScope = told.idScope ?? context.settings.idScope ?? place.idScope;
+  const host = told.deviceHost ?? context.settings.deviceHost ?? place.deviceHost ?? DEFAULT_DEVICE_HOST;
   const registrationId = options.registrationId?.toLowerCase();
   if (idScope === undefined) {
     throw new CommandError(

@@ -38,8 +38,7 @@ describe('a failure', () => {
         ...(parameters[name] ?? []),
       ]);
       assert.equal(stdout, element === null ? '' : `${HEADER}<${element}/>\n`);
-      const needsNoTpm = name === 'IAT' || name === 'register';
-      assert.equal(code, needsNoTpm ? 2 : 3, stderr);
+      assert.equal(code, name === 'IAT' ? 2 : 3, stderr);
       const lines = stderr.split('\n').filter((line) => !line.startsWith('iotdm: warning: '));
       assert.equal(lines.length, 3, stderr);
       assert.match(lines[0] ?? '', /^iotdm: error: [a-z-]/);
