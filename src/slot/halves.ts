@@ -5,11 +5,12 @@ import type { Secret } from '../secret.ts';
 import { parseUri } from './device-identity.ts';
 import { lookAt, notReady, refuseWhileInterrupted, standingKeys, type Leave, type Looked } from './guard.ts';
 import { KEY_MAX_BYTES, KEY_MIN_BYTES, keyHandle, SRK_HANDLE, uriIndex, uriStorageName } from './layout.ts';
+import { withParent } from './parent.ts';
 import { readUriPart, type KeyPart, type UriPart } from './parts.ts';
 import { nameOf } from './record.ts';
 import type { RecoveryStore } from './recovery.ts';
 import type { SlotAccess, SlotTpm } from './slot-tpm.ts';
-import { carryOut, prepareParent } from './transaction.ts';
+import { carryOut } from './transaction.ts';
 import { showSlot } from './view.ts';
 
 export interface SlotUri {
@@ -140,9 +141,12 @@ export async function writeSlotKey(
   leave: Leave = {},
 ): Promise<SlotKeyWritten> {
   const looked = await checkSlotKeyWritable(access, slot, key, leave);
-  const tpmName = await prepareParent(access, slot, looked, await standingKeys(access.tpm));
-  const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
-  await carryOut(access, { kind: 'key write', slot, tpmName, target: { key: wrapped }, looked, secret: key });
+  const standing = await standingKeys(access.tpm);
+  const wrapped = await withParent(access, slot, looked, standing, async (tpmName) => {
+    const made = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
+    await carryOut(access, { kind: 'key write', slot, tpmName, target: { key: made }, looked, secret: key });
+    return made;
+  });
   return { slot, keyName: nameOf(wrapped).toString('hex'), replaced: looked.replaced };
 }
 

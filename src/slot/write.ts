@@ -4,9 +4,10 @@ import { formatUri, type DeviceCredentials, type DeviceIdentity } from './device
 import { lookAt, refuseToDestroy, standingKeys, type Leave, type Looked } from './guard.ts';
 import { advance, Progress } from './change.ts';
 import { SRK_HANDLE } from './layout.ts';
+import { withParent } from './parent.ts';
 import { nameOf } from './record.ts';
 import type { SlotAccess, WrappedKey } from './slot-tpm.ts';
-import { carryOut, freeLeftover, prepareParent } from './transaction.ts';
+import { carryOut, freeLeftover } from './transaction.ts';
 import type { SlotView } from './view.ts';
 
 export interface SlotWritten {
@@ -31,9 +32,10 @@ export async function writeSlot(
   const standing = await standingKeys(access.tpm);
   const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access, slot, looked, standing);
-  const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
-  return install(access, slot, { identity, wrapped, tpmName, looked, secret: key });
+  return withParent(access, slot, looked, standing, async (tpmName) => {
+    const wrapped = await access.tpm.createHmacKey(SRK_HANDLE, key.bytes);
+    return install(access, slot, { identity, wrapped, tpmName, looked, secret: key });
+  });
 }
 
 /**
@@ -49,8 +51,9 @@ export async function writeWrappedSlot(
   const standing = await standingKeys(access.tpm);
   const looked = await lookAt(access, slot, standing);
   refuseToDestroy(looked.view, leave);
-  const tpmName = await prepareParent(access, slot, looked, standing);
-  return install(access, slot, { identity, wrapped: key, tpmName, looked });
+  return withParent(access, slot, looked, standing, (tpmName) =>
+    install(access, slot, { identity, wrapped: key, tpmName, looked }),
+  );
 }
 
 async function install(

@@ -185,7 +185,6 @@ describe('checking a TPM', () => {
   it('names transient slots and sessions that are used up', async (t) => {
     const chip = await softwareTpm(t, { blank: true });
     const dir = await scratchDirectory(t);
-    await keepSrk(chip);
     const load = (name: string): string =>
       chip.tool('tpm2_createprimary', '-C', 'o', '-G', 'ecc', '-c', join(dir, name));
     load('one');
@@ -234,7 +233,6 @@ describe('checking a TPM', () => {
 
   it('names NV memory that is full of the indexes of others', async (t) => {
     const chip = await softwareTpm(t, { blank: true });
-    await keepSrk(chip);
     await chip.use(async (tpm: Pick<SlotTpm, 'nvDefine'>) => {
       let index = 0x01800000;
       for (const size of [2048, 256, 8]) {
@@ -270,7 +268,6 @@ describe('checking a TPM', () => {
     chip.tool('tpm2_evictcontrol', '-C', 'o', '-c', '0x81000001');
     const { report, of: ofTight } = await examine(chip);
     assert.deepEqual([report.ok, ofTight('room').code], [false, 'tpm.no-room']);
-    await keepSrk(chip);
     await fails(chip, slotWrite, {
       exit: 4,
       code: 'tpm.no-room',
