@@ -111,11 +111,7 @@ async function runImport(
     ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
-  async function* rows(): AsyncGenerator<ReportedRow, void> {
-    for (const source of sources) {
-      for await (const row of readCheckedRows([source], options)) yield { ...row, file: source.name };
-    }
-  }
+  const rows = (): AsyncIterable<ReportedRow> => readCheckedRows(sources, options);
   const input = await inputDigest(sources);
   const identity = { input, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {

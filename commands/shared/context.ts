@@ -177,9 +177,9 @@ export class Context {
 
   /** Whether there is anything to open the service with. */
   get hasServiceCredentials(): boolean {
-    const { dpsConnectionStringFile } = this.settings;
+    const { dps, dpsConnectionStringFile } = this.settings;
     const value = this.host.environment[secretVariables.dpsConnectionString] ?? '';
-    return dpsConnectionStringFile !== undefined || value !== '';
+    return dps !== undefined || dpsConnectionStringFile !== undefined || value !== '';
   }
 
   /** Prepares the client of the Device Provisioning Service; the first request connects. */

@@ -37,7 +37,9 @@ export function journalPath(files: readonly string[], { journal }: ImportOptions
   if (journal === false) return undefined;
   if (journal !== undefined) return journal;
   const [first] = files;
-  return first === undefined || files.includes('-') ? undefined : `${first}.journal`;
+  if (first === undefined || files.includes('-')) return undefined;
+  // Beside a bundle, which is a directory, and not in it.
+  return `${first.replace(/[/\\]+$/, '')}.journal`;
 }
 
 /**

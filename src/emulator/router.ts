@@ -322,16 +322,13 @@ function parseJson(bytes: Buffer): unknown {
 }
 
 /** JSON.parse takes any depth; whatever handles its result would exhaust the stack. */
-function checkNesting(value: unknown): void {
-  let level: unknown[] = [value];
-  for (let depth = 0; level.length > 0; depth += 1) {
-    if (depth > deepestNesting) {
-      throw invalidRequest(`the body is nested more than ${deepestNesting} levels deep`);
-    }
-    level = level.flatMap((item) =>
-      typeof item === 'object' && item !== null ? (Object.values(item) as unknown[]) : [],
-    );
+function checkNesting(value: unknown, depth = 0): void {
+  if (depth > deepestNesting) {
+    throw invalidRequest(`the body is nested more than ${deepestNesting} levels deep`);
   }
+  if (typeof value !== 'object' || value === null) return;
+  const items: readonly unknown[] = Array.isArray(value) ? value : Object.values(value);
+  for (const item of items) checkNesting(item, depth + 1);
 }
 
 function invalidRequest(message: string): ServiceError {

@@ -63,13 +63,15 @@ export async function* readEnrollmentRows(
 export async function* readCheckedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
-): AsyncGenerator<EnrollmentRow, void, undefined> {
+): AsyncGenerator<EnrollmentRow & { readonly file: string }, void, undefined> {
   for (const source of sources) {
-    for await (const item of readEnrollmentRows(source, options)) {
-      if (!('faults' in item)) yield item;
-      else
-        for (const fault of item.faults)
-          throw inputError(fault.file, fault.line, fault.column, fault.message);
+    const file = source.name;
+    for await (const batch of readBatches(source, options)) {
+      for (const item of batch) {
+        const [fault] = 'faults' in item ? item.faults : [];
+        if (fault !== undefined) throw inputError(fault.file, fault.line, fault.column, fault.message);
+        if ('row' in item) yield { ...item.row, file };
+      }
     }
   }
 }
