@@ -3,7 +3,7 @@
 import type { Fault } from './fault-spec.ts';
 import { draw, FaultInjector, type FaultTarget } from './faults.ts';
 import { defaultBulkCost, type Knobs, type Latency } from './knobs.ts';
-import { QuotaWindow } from './quota.ts';
+import { QuotaBucket } from './quota.ts';
 
 /** What a request counts towards: Azure has one limit for operators and one for registrations, of the same size. */
 export type QuotaKind = 'operations' | 'registrations';
@@ -12,7 +12,7 @@ export type QuotaKind = 'operations' | 'registrations';
 const latencySeries = -1;
 
 export class Disturbance {
-  readonly #windows: Readonly<Record<QuotaKind, QuotaWindow>> | undefined;
+  readonly #buckets: Readonly<Record<QuotaKind, QuotaBucket>> | undefined;
   readonly #countsEnrollments: boolean;
   readonly #faults: FaultInjector | undefined;
   readonly #latency: Latency | undefined;
@@ -21,7 +21,7 @@ export class Disturbance {
 
   constructor({ quota, bulkCost = defaultBulkCost, latency, faults = [], faultSeed = 0 }: Knobs) {
     if (quota !== undefined) {
-      this.#windows = { operations: new QuotaWindow(quota), registrations: new QuotaWindow(quota) };
+      this.#buckets = { operations: new QuotaBucket(quota), registrations: new QuotaBucket(quota) };
     }
     this.#countsEnrollments = bulkCost === 'enrollment';
     if (faults.length > 0) this.#faults = new FaultInjector(faults, faultSeed);
@@ -34,7 +34,7 @@ export class Disturbance {
    * @returns undefined when the request may pass, else how many seconds it should wait
    */
   throttle(kind: QuotaKind, enrollments: number, now: Date): number | undefined {
-    return this.#windows?.[kind].take(this.#countsEnrollments ? enrollments : 1, now);
+    return this.#buckets?.[kind].take(this.#countsEnrollments ? enrollments : 1, now);
   }
 
   faultFor(target: FaultTarget): Fault | undefined {

@@ -1,4 +1,4 @@
-/** Throttling as Azure's services throttle: so many operations in a window of time, and 429 for what is more. */
+/** Throttling as Azure's services throttle: so many operations in a span of time, and 429 for what is more. */
 
 import { IotdmError } from '../errors.ts';
 
@@ -10,7 +10,7 @@ export interface Quota {
 /** What a bulk request counts as: one operation, or one for each enrollment in it. Azure does not document which. */
 export type BulkCost = 'request' | 'enrollment';
 
-const windowMs = { minute: 60_000, second: 1000 } as const;
+const periodMs = { minute: 60_000, second: 1000 } as const;
 const form = /^([1-9][0-9]{0,8})(?:\/(s|sec|second|min|minute))?$/;
 
 /** `1000` or `1000/min`: operations a minute; `100/s`: a second. @throws IotdmError `usage.invalid` */
@@ -30,36 +30,37 @@ export function formatQuota({ operations, per }: Quota): string {
 }
 
 /**
- * Counts in fixed windows, the first of which begins with the first operation: in each, exactly the quota is let
- * through. Refused operations do not count.
+ * A bucket that holds one quota, starts full and fills up evenly: who keeps to the rate is never refused, even where some
+ * requests bunch up on their way, and who does not gets no more than the rate once the bucket is empty. Refused operations
+ * take nothing out.
  */
-export class QuotaWindow {
-  readonly #quota: Quota;
-  #startedAt = -Infinity;
-  #used = 0;
+export class QuotaBucket {
+  readonly #capacity: number;
+  readonly #perMs: number;
+  #left: number;
+  #at = Number.NaN;
 
-  constructor(quota: Quota) {
-    this.#quota = quota;
+  constructor({ operations, per }: Quota) {
+    this.#capacity = operations;
+    this.#perMs = operations / periodMs[per];
+    this.#left = operations;
   }
 
   /**
-   * @param cost how many operations it is; more than a whole quota takes a whole window, or it would never pass
-   * @returns undefined when it may pass, else in how many whole seconds the next window begins
+   * @param cost how many operations it is; more than a whole quota takes a whole bucket, or it would never pass
+   * @returns undefined when it may pass, else in how many whole seconds, one at least, it may be tried again
    */
   take(cost: number, now: Date): number | undefined {
-    const { operations, per } = this.#quota;
     const time = now.getTime();
-    const elapsed = time - this.#startedAt;
-    // A clock that was set back begins a window too, rather than to hold everything up.
-    if (elapsed < 0 || elapsed >= windowMs[per]) {
-      this.#startedAt = time;
-      this.#used = 0;
-    }
-    const counted = Math.min(cost, operations);
-    if (this.#used + counted > operations) {
-      return Math.max(1, Math.ceil((this.#startedAt + windowMs[per] - time) / 1000));
-    }
-    this.#used += counted;
+    // A clock that was set back earns nothing, and holds nothing up.
+    const elapsed = Math.max(0, time - (Number.isNaN(this.#at) ? time : this.#at));
+    this.#left = Math.min(this.#capacity, this.#left + elapsed * this.#perMs);
+    this.#at = time;
+    const counted = Math.min(cost, this.#capacity);
+    const missing = counted - this.#left;
+    // Less than a thousandth is what adding up fractions has lost.
+    if (missing > 0.001) return Math.max(1, Math.ceil(missing / this.#perMs / 1000));
+    this.#left = Math.max(0, -missing);
     return undefined;
   }
 }

@@ -465,7 +465,7 @@ describe('knobs', () => {
     const authorization = device.tokenFor(await device.challenged());
     const third = await device.put({ authorization });
     assert.equal(third.status, 429);
-    assert.equal(third.headers['retry-after'], '60');
+    assert.equal(third.headers['retry-after'], '30');
     assert.equal((await device.poll(again.operationId, again.authorization)).status, 200);
     assert.equal((await registrationOf(device.id)).status, 200);
     now += 60_000;

@@ -13,7 +13,7 @@ import {
 } from '../../src/emulator/fault-spec.ts';
 import { FaultInjector, type FaultTarget } from '../../src/emulator/faults.ts';
 import { knobReport, parseKnobs, parseLatency, type KnobTexts } from '../../src/emulator/knobs.ts';
-import { formatQuota, parseQuota, QuotaWindow } from '../../src/emulator/quota.ts';
+import { formatQuota, parseQuota, QuotaBucket } from '../../src/emulator/quota.ts';
 import { IotdmError } from '../../src/errors.ts';
 
 const refused = (read: () => unknown, message: RegExp): void => {
@@ -245,32 +245,50 @@ describe('a quota', () => {
     }
   });
 
-  it('lets exactly so many through in each window, and says when the next begins', () => {
-    const quota = new QuotaWindow({ operations: 3, per: 'minute' });
+  it('lets exactly so many through at once, then one by one, and says when the next may come', () => {
+    const quota = new QuotaBucket({ operations: 3, per: 'minute' });
     const at = (seconds: number): Date => new Date(1_700_000_000_000 + seconds * 1000);
     assert.deepEqual(
-      [0, 1, 2, 3, 59.001, 60, 60, 60, 60].map((seconds) => quota.take(1, at(seconds))),
-      [undefined, undefined, undefined, 57, 1, undefined, undefined, undefined, 60],
+      [0, 1, 2, 3, 19.001, 20, 20, 40, 60, 60].map((seconds) => quota.take(1, at(seconds))),
+      [undefined, undefined, undefined, 17, 1, undefined, 20, undefined, undefined, 20],
     );
-    // Idle time earns nothing.
+    // Idle time earns one quota and no more.
     assert.deepEqual(
       [600, 600, 600, 600].map((seconds) => quota.take(1, at(seconds))),
-      [undefined, undefined, undefined, 60],
+      [undefined, undefined, undefined, 20],
     );
     // A clock that was set back does not lock anybody out.
-    assert.equal(quota.take(1, at(0)), undefined);
+    assert.equal(quota.take(1, at(0)), 20);
+    assert.equal(quota.take(1, at(20)), undefined);
+  });
+
+  it('never refuses who keeps to the rate, wherever requests bunch up, and never lets more through', () => {
+    const paced = new QuotaBucket({ operations: 100, per: 'second' });
+    for (let request = 0; request < 600; request += 1) {
+      // Held up until the end of the second, ten arrive together.
+      const arrival = Math.ceil((request * 100 + 1) / 1000) * 1000;
+      assert.equal(paced.take(10, new Date(arrival)), undefined);
+    }
+    const hurried = new QuotaBucket({ operations: 100, per: 'second' });
+    let passed = 0;
+    for (let ms = 0; ms < 10_000; ms += 1) if (hurried.take(1, new Date(ms)) === undefined) passed += 1;
+    assert.equal(
+      passed,
+      1099,
+      'the full bucket, and what came in during ten seconds but for the last millisecond',
+    );
   });
 
   it('counts a cost as a whole: what does not fit is refused, and counts nothing', () => {
-    const quota = new QuotaWindow({ operations: 12, per: 'second' });
+    const quota = new QuotaBucket({ operations: 12, per: 'second' });
     const at = (ms: number): Date => new Date(ms);
     assert.equal(quota.take(10, at(0)), undefined);
     assert.equal(quota.take(10, at(1)), 1);
-    assert.equal(quota.take(2, at(2)), undefined);
-    assert.equal(quota.take(1, at(999)), 1);
-    // More than a whole quota would never pass: it takes a window for itself.
-    assert.equal(quota.take(50, at(1000)), undefined);
-    assert.equal(quota.take(1, at(1001)), 1);
+    assert.equal(quota.take(2, at(1)), undefined);
+    assert.equal(quota.take(1, at(2)), 1);
+    // More than a whole quota would never pass: it takes a whole bucket.
+    assert.equal(quota.take(50, at(1001)), undefined);
+    assert.equal(quota.take(1, at(1002)), 1);
     assert.equal(quota.take(50, at(1999)), 1);
   });
 });
