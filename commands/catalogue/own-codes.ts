@@ -176,9 +176,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause:
       'another program has opened /dev/tpm0, which serves one at a time, another iotdm is changing this TPM, or the chip tests itself after power-on',
     fix: ({ details }) =>
-      typeof details['pid'] === 'number'
-        ? 'wait until it has ended, or pass --wait 60 to wait for it'
-        : 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
+      typeof details['lock'] === 'string'
+        ? `wait until it has ended; if that machine or container is gone, remove ${details['lock']}`
+        : typeof details['pid'] === 'number'
+          ? 'wait until it has ended, or pass --wait 60 to wait for it'
+          : 'end the program that uses the TPM, or use /dev/tpmrm0, and run the command again',
   },
   'tpm-unavailable.connection': {
     meaning: 'the connection to the TPM could not be made, or broke',

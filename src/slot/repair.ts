@@ -20,7 +20,16 @@ import { lookAt, notReady, standingKeys, type Looked } from './guard.ts';
 import { InterruptedChanges, isStillOf } from './interrupted.ts';
 import { keyHandle, SRK_HANDLE } from './layout.ts';
 import { proveKey, proveUri, sameBytes, signNonce, type Proof } from './proof.ts';
-import { damaged, signedOfRecord, type ChangeRecord, type ParsedRecord } from './record.ts';
+import {
+  damaged,
+  isKeyAsBefore,
+  isUriAsBefore,
+  signedOfRecord,
+  type ChangeRecord,
+  type ParsedRecord,
+  type SlotBefore,
+} from './record.ts';
+import type { SlotParts } from './parts.ts';
 import type { SlotAccess, SlotTpm } from './slot-tpm.ts';
 import { freeLeftover } from './transaction.ts';
 import { describeChange, showSlot, type SlotView } from './view.ts';
@@ -72,10 +81,10 @@ export async function repairSlot(
   const { tpm, recovery } = access;
   const { outcome, tpmName, looked, parsed } = await planRepair(access, slot, options);
   if (outcome === 'nothing') return { ...looked.view, outcome };
+  await freeLeftover(access, slot, tpmName);
   if (parsed !== undefined) {
     const { record } = parsed;
     if (record.target.key != null) {
-      await freeLeftover(access, slot, tpmName);
       if (!(await standingKeys(tpm)).has(SRK_HANDLE)) await tpm.makeStorageRootKey();
     }
     if (outcome === 'finished') await finish(tpm, looked, parsed);
@@ -114,9 +123,18 @@ async function planRepair(
     if (isWhole) return { outcome: 'outdated', tpmName, looked };
     throw notReady(looked.view);
   }
+  if (record.target.key != null && parsed.signature === null) {
+    // Signed as soon as the key is loaded, and nothing is changed before that.
+    if (isUntouched(looked.parts, record.before)) return { outcome: 'undone', tpmName, looked };
+    throw damaged('it is not signed', slot);
+  }
   if (!wantsUndo) return { outcome: 'finished', tpmName, looked, parsed };
   if (!canTakeBack(looked.parts, record.before)) throw cannotUndo(record);
   return { outcome: 'undone', tpmName, looked, parsed };
+}
+
+function isUntouched(parts: SlotParts, before: SlotBefore): boolean {
+  return isKeyAsBefore(parts.key, before) && isUriAsBefore(parts.uri, before);
 }
 
 function cannotUndo({ slot, kind }: ChangeRecord): IotdmError {

@@ -91,7 +91,7 @@ export async function carryOut({ tpm, recovery }: SlotAccess, plan: Plan): Promi
     } else {
       const expected = secret === undefined ? undefined : hmacOf(secret, signedOfRecord(body));
       // On disk before the key is loaded: what a killed process leaves in the TPM is known by its name.
-      if (expected !== undefined) write(expected);
+      write(expected ?? null);
       proof = await tpm.withLoaded(SRK_HANDLE, target.key, async ({ handle }) => {
         const signature = await tpm.hmac(handle, signedOfRecord(body));
         if (expected === undefined) write(signature);

@@ -4,6 +4,8 @@
  */
 import { createHash } from 'node:crypto';
 import { realpathSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { IotdmError } from '../errors.ts';
 import { takeProcessLock, type Holder, type ProcessLock } from '../process-lock.ts';
@@ -39,27 +41,36 @@ export async function holdTpm(options: TpmLockOptions): Promise<ProcessLock> {
   for (let attempt = 0; ; attempt += 1) {
     const taken = takeProcessLock(dir, name, { command, since: since.toISOString() });
     if ('release' in taken) return taken;
-    if (performance.now() - began >= waitMs) throw busy(taken);
+    if (performance.now() - began >= waitMs) throw busy(taken, join(dir, name));
     if (attempt === 0) onWait?.(taken);
     await delay(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
     if (signal?.aborted === true) throw new IotdmError('interrupted.signal', 'interrupted');
   }
 }
 
-function busy({ pid, notes }: Holder): IotdmError {
+function busy({ pid, notes }: Holder, lock: string): IotdmError {
   // What another process wrote is shown as far as it has the form of what iotdm writes.
   const command = typeof notes['command'] === 'string' && /^iotdm(?: [a-z-]+){0,3}$/.test(notes['command']);
   const since = typeof notes['since'] === 'string' && /^[0-9TZ:.+-]{1,40}$/.test(notes['since']);
+  const { machine } = notes;
+  const isElsewhere =
+    typeof machine === 'string' && machine !== hostname() && /^[A-Za-z0-9._-]{1,255}$/.test(machine);
   const shown = {
     pid,
+    ...(isElsewhere ? { machine, lock } : {}),
     ...(command ? { command: notes['command'] } : {}),
     ...(since ? { since: notes['since'] } : {}),
   };
   const what = command ? `${String(notes['command'])}, process ${pid}` : `process ${pid}`;
+  const where = isElsewhere ? ` on ${machine}` : '';
   const when = since ? `, since ${String(notes['since'])}` : '';
-  return new IotdmError('tpm-unavailable.busy', `another iotdm is changing this TPM (${what}${when})`, {
-    details: shown,
-  });
+  return new IotdmError(
+    'tpm-unavailable.busy',
+    `another iotdm is changing this TPM (${what}${where}${when})`,
+    {
+      details: shown,
+    },
+  );
 }
 
 /**

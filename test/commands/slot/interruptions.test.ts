@@ -1,7 +1,7 @@
 /* The real process is killed while it writes, two of them meet on one TPM, and the state directory is not as it should be. */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { existsSync, readdirSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { defaultStateDirectory } from '../../../commands/shared/state-location.ts';
@@ -272,6 +272,15 @@ describe('two iotdm on one TPM', () => {
       assert.equal(code, 0, `${content}: ${stderr}`);
       assert.equal(existsSync(file), false);
     }
+    // Of a process on another machine nothing can be known: the file is named, for whoever knows.
+    writeFileSync(file, '{"pid":1,"machine":"another-machine","command":"iotdm slot write"}');
+    const elsewhere = await failing(['slot', 'clear', '1', '--yes'], { env });
+    assert.equal(
+      elsewhere.message,
+      'another iotdm is changing this TPM (iotdm slot write, process 1 on another-machine)',
+    );
+    assert.ok(elsewhere.hint.endsWith(`remove ${file}`));
+    rmSync(file);
     // Nothing of what another process wrote is shown but what iotdm itself writes.
     const taken = takeProcessLock(state, file.slice(state.length + 1), {
       command: 'iotdm; rm -rf /',
