@@ -101,7 +101,7 @@ async function runImport(
 ): Promise<ImportSummary> {
   const { mode, bulkCost, force = false, report } = options;
   if (report !== undefined) await checkReportPath(report);
-  const [{ importEnrollments }, { Governor }, { inputDigest }, { readCheckedRows }, service] =
+  const [{ importEnrollments }, { Governor }, { inputDigest }, { readPlacedRows }, service] =
     await Promise.all([
       import('../../src/station/import.ts'),
       import('../../src/dps/governor.ts'),
@@ -111,7 +111,7 @@ async function runImport(
     ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
-  const rows = (): AsyncIterable<ReportedRow> => readCheckedRows(sources, options);
+  const rows = (): AsyncIterable<ReportedRow> => readPlacedRows(sources, options);
   const input = await inputDigest(sources);
   const identity = { input, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {

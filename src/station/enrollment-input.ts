@@ -63,17 +63,32 @@ export async function* readEnrollmentRows(
 export async function* readCheckedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
+): AsyncGenerator<EnrollmentRow, void, undefined> {
+  for (const source of sources) {
+    for await (const batch of readBatches(source, options)) {
+      for (const item of batch) yield checkedRow(item);
+    }
+  }
+}
+
+/** The same, each with the name of its file. */
+export async function* readPlacedRows(
+  sources: readonly InputSource[],
+  options: InputOptions = {},
 ): AsyncGenerator<EnrollmentRow & { readonly file: string }, void, undefined> {
   for (const source of sources) {
     const file = source.name;
     for await (const batch of readBatches(source, options)) {
-      for (const item of batch) {
-        const [fault] = 'faults' in item ? item.faults : [];
-        if (fault !== undefined) throw inputError(fault.file, fault.line, fault.column, fault.message);
-        if ('row' in item) yield { ...item.row, file };
-      }
+      for (const item of batch) yield { ...checkedRow(item), file };
     }
   }
+}
+
+function checkedRow(item: ReadRow): EnrollmentRow {
+  if ('row' in item) return item.row;
+  const [fault] = item.faults;
+  if (fault === undefined) throw new IotdmError('input.invalid', `line ${item.line} is no enrollment`);
+  throw inputError(fault.file, fault.line, fault.column, fault.message);
 }
 
 /**
