@@ -40,10 +40,11 @@ export const slotClear: Verb<[string], SlotClearOptions, SlotClearResult> = {
     return { ...before, cleared: true };
   },
   describe({ slot, uri, cleared, dryRun }) {
-    const what = uri ?? 'what it held';
-    if (dryRun === true) return `Would destroy ${what} in slot ${slot}.\n`;
+    if (dryRun === true) {
+      return `Would destroy ${uri === null ? `what slot ${slot} holds` : `${uri} in slot ${slot}`}.\n`;
+    }
     return cleared
-      ? `Slot ${slot} is empty now; ${what} is destroyed.\n`
+      ? `Slot ${slot} is empty now; ${uri ?? 'what it held'} is destroyed.\n`
       : `Slot ${slot} was empty already.\n`;
   },
 };
