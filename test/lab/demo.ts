@@ -18,6 +18,7 @@ const environment: Record<string, string> = {
 for (const name of Object.keys(environment)) {
   if (/^(IOTDM_|TPM2TOOLS_)/.test(name)) Reflect.deleteProperty(environment, name);
 }
+environment.IOTDM_STATE_DIR = join(dir, 'state');
 const proved: string[] = [];
 const color = process.stdout.isTTY && (process.env['NO_COLOR'] ?? '') === '';
 const paint = (code: number, text: string): string => (color ? `\u001b[${code}m${text}\u001b[0m` : text);

@@ -52,6 +52,7 @@ tpm2-tools reach the same TPM. The settings are in ${join(dir, 'iotdm.config.jso
       PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}`,
       TPM2TOOLS_TCTI: tpm.tcti,
       IOTDM_TPM: tpm.tcti,
+      IOTDM_STATE_DIR: join(dir, 'state'),
       IOTDM_DEVICE_HOST: dps.deviceHost,
       IOTDM_ID_SCOPE: dps.idScope,
     },

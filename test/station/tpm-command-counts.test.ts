@@ -11,12 +11,13 @@ import {
   writeSlot,
 } from '../../src/slot/slots.ts';
 import { harvest } from '../../src/station/harvest.ts';
+import { verifySlot } from '../../src/station/slot-verify.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
 import { scratchDirectory, softwareTpm } from '../lab/lab.ts';
 
-const credentials = () =>
+const credentials = (deviceId = 'd') =>
   parseConnectionString(
-    'HostName=h.azure-devices.net;DeviceId=d;SharedAccessKey=bZD+qa+2VxMAX7yi6Ar2ldJ90tEkBjlgVsN74Ptz9ac=',
+    `HostName=h.azure-devices.net;DeviceId=${deviceId};SharedAccessKey=bZD+qa+2VxMAX7yi6Ar2ldJ90tEkBjlgVsN74Ptz9ac=`,
   );
 
 /** The table "TPM commands by job" of docs/ARCHITECTURE.md, in its order. */
@@ -46,6 +47,13 @@ describe('the number of TPM commands', () => {
       'slot write --overwrite': await count((tpm) =>
         writeSlot(chip.access(tpm), 4, credentials(), { overwrite: true }),
       ),
+      'slot write --overwrite, longer': await count((tpm) =>
+        writeSlot(chip.access(tpm), 4, credentials('longer'), { overwrite: true }),
+      ),
+      'slot verify': await count((tpm) => verifySlot(chip.access(tpm), 4, { now: 0 })),
+      'slot verify, connection string': await count((tpm) =>
+        verifySlot(chip.access(tpm), 4, { now: 0, credentials: credentials('longer') }),
+      ),
       'slot show': await count((tpm) => showSlot(tpm, 3)),
       'slot list, two in use': await count((tpm) => listSlots(tpm)),
       'slot token': await count((tpm) => slotToken(tpm, 3, 1893456000)),
@@ -66,6 +74,9 @@ describe('the number of TPM commands', () => {
       'srk read': 1,
       'slot write': 13,
       'slot write --overwrite': 16,
+      'slot write --overwrite, longer': 18,
+      'slot verify': 4,
+      'slot verify, connection string': 5,
       'slot show': 3,
       'slot list, two in use': 8,
       'slot token': 3,
