@@ -12,6 +12,7 @@ import { open, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { IotdmError, isErrorCode, systemErrorCode, type ErrorCode, type ErrorDetails } from '../errors.ts';
 import { takeProcessLock, type ProcessLock } from '../process-lock.ts';
+import { syncDirectory } from './lasting-file.ts';
 import { formatRanges, readRanges } from './row-ranges.ts';
 
 /** What a row was sent for; its fate is unknown until an outcome follows. */
@@ -529,15 +530,4 @@ function unwritable(path: string, cause: unknown): unknown {
     cause,
     details: { journal: path },
   });
-}
-
-/** A new file survives a power loss only when its directory entry does. Windows cannot sync a directory. */
-async function syncDirectory(path: string): Promise<void> {
-  if (process.platform === 'win32') return;
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
 }

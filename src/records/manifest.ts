@@ -3,11 +3,11 @@
  * chained to the line before it by a hash and on disk before it is reported.
  */
 import { createHash } from 'node:crypto';
-import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { withFileLock, type FileLockOptions } from './file-lock.ts';
+import { openOrCreate, syncDirectory } from './lasting-file.ts';
 
 export interface ManifestTpm {
   readonly manufacturer: string;
@@ -78,7 +78,7 @@ export async function appendRecord(
   options: FileLockOptions = {},
 ): Promise<AppendedRecord> {
   try {
-    const { handle, created } = await openManifest(file);
+    const { handle, created } = await openOrCreate(file);
     try {
       return await withFileLock(file, () => appendLocked(file, handle, created, identity), options);
     } finally {
@@ -154,15 +154,6 @@ export function lineHash(line: string | Buffer): string {
   return createHash('sha256').update(line).digest('hex');
 }
 
-async function openManifest(file: string): Promise<{ handle: FileHandle; created: boolean }> {
-  try {
-    return { handle: await open(file, 'wx+', 0o600), created: true };
-  } catch (error) {
-    if (systemErrorCode(error) !== 'EEXIST') throw error;
-    return { handle: await open(file, constants.O_RDWR), created: false };
-  }
-}
-
 async function appendLocked(
   file: string,
   handle: FileHandle,
@@ -195,17 +186,6 @@ async function writeWhole(handle: FileHandle, bytes: Buffer, position: number): 
   } catch (error) {
     await handle.truncate(position);
     throw error;
-  }
-}
-
-/** A new file survives a power loss only when its directory entry does. Windows cannot sync a directory. */
-async function syncDirectory(path: string): Promise<void> {
-  if (process.platform === 'win32') return;
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
   }
 }
 

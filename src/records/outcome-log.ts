@@ -2,11 +2,11 @@
  * A file of outcomes: one NDJSON record each, appended by any number of stations at once, for its owner only, and on disk
  * before it is reported.
  */
-import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { withFileLock, type FileLockOptions } from './file-lock.ts';
+import { openOrCreate, syncDirectory } from './lasting-file.ts';
 
 /** What is appended: its first member says what kind of file this is. */
 export interface Outcome {
@@ -38,7 +38,7 @@ export async function appendOutcome<Entry extends Outcome>(
   options: FileLockOptions = {},
 ): Promise<boolean> {
   try {
-    const { handle, created } = await openLog(file);
+    const { handle, created } = await openOrCreate(file);
     try {
       return await withFileLock(file, () => appendLocked(file, handle, created, append), options);
     } finally {
@@ -50,15 +50,6 @@ export async function appendOutcome<Entry extends Outcome>(
     throw new IotdmError('usage.output-unwritable', `the record ${file} cannot be written: ${code}`, {
       cause: error,
     });
-  }
-}
-
-async function openLog(file: string): Promise<{ handle: FileHandle; created: boolean }> {
-  try {
-    return { handle: await open(file, 'wx+', 0o600), created: true };
-  } catch (error) {
-    if (systemErrorCode(error) !== 'EEXIST') throw error;
-    return { handle: await open(file, constants.O_RDWR), created: false };
   }
 }
 
@@ -131,15 +122,4 @@ function parsed(file: string, line: Buffer): unknown {
 
 function notALog(file: string): IotdmError {
   return new IotdmError('input.invalid', `${file} holds something else than records of provisioning`);
-}
-
-/** A new file survives a power loss only when its directory entry does. Windows cannot sync a directory. */
-async function syncDirectory(path: string): Promise<void> {
-  if (process.platform === 'win32') return;
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
 }
