@@ -5,20 +5,9 @@
  * Lines: `{"start":N,"schema":1}` whenever the log is opened, `{"put":ENROLLMENT}`, `{"delete":"REGISTRATION ID"}`.
  */
 
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readSync,
-  renameSync,
-  rmSync,
-  truncateSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, existsSync, openSync, readSync, truncateSync } from 'node:fs';
 import { IotdmError } from '../errors.ts';
+import { LogFile, parseLogLine, rewriteLog } from './log-file.ts';
 
 export interface EnrollmentRecord {
   /** As it was written when the enrollment was created. */
@@ -41,29 +30,24 @@ export interface EnrollmentPage {
 const schema = 1;
 const readSize = 4 * 1024 * 1024;
 const newline = 0x0a;
-const ownerOnly = 0o600;
 
 export class EnrollmentStore {
-  readonly #file: string;
+  readonly #log: LogFile;
   readonly #records: Map<string, EnrollmentRecord>;
   /** How often the log has been opened: with a counter it makes ETags that never repeat. */
   readonly #start: number;
   #writes = 0;
-  #descriptor: number | undefined;
-  #length: number;
   /** Ids in order; may still hold deleted ones. */
   #ordered: string[] = [];
   /** Ids put since `#ordered` was made. */
   #unordered = new Set<string>();
 
-  private constructor(file: string, descriptor: number, loaded: Loaded) {
-    this.#file = file;
-    this.#descriptor = descriptor;
-    this.#length = fstatSync(descriptor).size;
+  private constructor(log: LogFile, loaded: Loaded) {
+    this.#log = log;
     this.#records = loaded.records;
     this.#unordered = new Set(loaded.records.keys());
     this.#start = loaded.starts + 1;
-    this.#append(`{"start":${this.#start},"schema":${schema}}\n`);
+    this.#log.append(`{"start":${this.#start},"schema":${schema}}\n`);
   }
 
   /**
@@ -75,9 +59,9 @@ export class EnrollmentStore {
     try {
       const loaded = load(file);
       // More lines that no longer count than lines that do: worth writing anew.
-      if (loaded.lines > 2 * loaded.records.size + 16) compact(file, loaded);
+      if (loaded.lines > 2 * loaded.records.size + 16) rewriteLog(file, piecesOf(loaded));
       else if (loaded.torn > 0) truncateSync(file, loaded.length);
-      return new EnrollmentStore(file, openSync(file, 'a', ownerOnly), loaded);
+      return new EnrollmentStore(new LogFile(file), loaded);
     } catch (cause) {
       if (cause instanceof IotdmError) throw cause;
       throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
@@ -105,7 +89,7 @@ export class EnrollmentStore {
   /** Takes effect as a whole once it is in the log; throws, changing nothing, when it cannot be written. */
   commit(changes: readonly EnrollmentChange[]): void {
     if (changes.length === 0) return;
-    this.#append(changes.map(logLine).join(''));
+    this.#log.append(changes.map(logLine).join(''));
     for (const change of changes) {
       if ('put' in change) {
         const key = change.put.registrationId.toLowerCase();
@@ -138,33 +122,7 @@ export class EnrollmentStore {
 
   /** Flushes to disk; calling it again does nothing. */
   close(): void {
-    if (this.#descriptor === undefined) return;
-    fsyncSync(this.#descriptor);
-    closeSync(this.#descriptor);
-    this.#descriptor = undefined;
-  }
-
-  #append(text: string): void {
-    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
-    const bytes = Buffer.from(text, 'utf8');
-    try {
-      writeAll(this.#descriptor, bytes);
-    } catch (error) {
-      this.#takeBack(this.#descriptor);
-      throw error;
-    }
-    this.#length += bytes.length;
-  }
-
-  /** Removes what a failed write has left: half a line in the midst of the log could never be read again. */
-  #takeBack(descriptor: number): void {
-    try {
-      ftruncateSync(descriptor, this.#length);
-    } catch {
-      // As the last line it will be dropped; nothing must be written behind it.
-      closeSync(descriptor);
-      this.#descriptor = undefined;
-    }
+    this.#log.close();
   }
 
   #idsInOrder(): readonly string[] {
@@ -221,7 +179,7 @@ const putLine = '{"put":';
 
 /** Applies one line to the records; returns the number of a start, else 0. */
 function apply(line: string, records: Map<string, EnrollmentRecord>, at: string): number {
-  const entry = parsed(line, at);
+  const entry = parseLogLine(line, at);
   const put = entry['put'];
   if (typeof put === 'object' && put !== null && line.startsWith(putLine)) {
     const { registrationId, etag, createdDateTimeUtc } = put as Record<string, unknown>;
@@ -246,44 +204,21 @@ function apply(line: string, records: Map<string, EnrollmentRecord>, at: string)
   throw new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
 }
 
-function parsed(line: string, at: string): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(line);
-    if (typeof value === 'object' && value !== null) return value as Readonly<Record<string, unknown>>;
-  } catch {
-    // Said below; the parser's own message would quote the line.
-  }
-  throw new IotdmError('input.invalid', `${at} is damaged`);
-}
-
 function logLine(change: EnrollmentChange): string {
   return 'put' in change ? `${putLine}${change.put.json}}\n` : `${JSON.stringify(change)}\n`;
 }
 
-/** Writes the log anew with what still counts, and puts it in the old one's place. */
-function compact(file: string, { records, starts }: Loaded): void {
-  const draft = `${file}.new`;
-  rmSync(draft, { force: true });
-  const descriptor = openSync(draft, 'wx', ownerOnly);
-  try {
-    let lines = [`{"start":${starts},"schema":${schema}}\n`];
-    for (const put of records.values()) {
-      lines.push(logLine({ put }));
-      if (lines.length === 1000) {
-        writeAll(descriptor, Buffer.from(lines.join(''), 'utf8'));
-        lines = [];
-      }
+/** What still counts, as the lines of a new log, many to a piece. */
+function* piecesOf({ records, starts }: Loaded): Generator<string> {
+  let lines = [`{"start":${starts},"schema":${schema}}\n`];
+  for (const put of records.values()) {
+    lines.push(logLine({ put }));
+    if (lines.length === 1000) {
+      yield lines.join('');
+      lines = [];
     }
-    writeAll(descriptor, Buffer.from(lines.join(''), 'utf8'));
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
   }
-  renameSync(draft, file);
-}
-
-function writeAll(descriptor: number, bytes: Buffer): void {
-  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
+  yield lines.join('');
 }
 
 /** The index of the first id that comes after `after`. */

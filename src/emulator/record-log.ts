@@ -5,23 +5,12 @@
  * Lines: `{"schema":1}` first, then `{"set":{KEY:RECORD,…},"delete":[KEY,…]}`.
  */
 
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  truncateSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, readFileSync, truncateSync } from 'node:fs';
 import { IotdmError } from '../errors.ts';
+import { LogFile, parseLogLine, rewriteLog } from './log-file.ts';
 
 const schema = 1;
 const header = `{"schema":${schema}}\n`;
-const ownerOnly = 0o600;
 /** So many records a line when the log is written anew. */
 const compactLine = 100;
 
@@ -31,15 +20,11 @@ export interface RecordChange<Value> {
 }
 
 export class RecordLog<Value> {
-  readonly #file: string;
+  readonly #log: LogFile;
   readonly #records: Map<string, Value>;
-  #descriptor: number | undefined;
-  #length: number;
 
-  private constructor(file: string, descriptor: number, length: number, records: Map<string, Value>) {
-    this.#file = file;
-    this.#descriptor = descriptor;
-    this.#length = length;
+  private constructor(log: LogFile, records: Map<string, Value>) {
+    this.#log = log;
     this.#records = records;
   }
 
@@ -55,11 +40,10 @@ export class RecordLog<Value> {
   ): RecordLog<Value> {
     try {
       const { records, lines, length, torn } = load<Value>(file, isValue);
-      let size = length;
       // More changes that no longer count than records: worth writing anew.
-      if (lines === 0 || lines > 2 * records.size + 16) size = rewrite(file, records);
+      if (lines === 0 || lines > 2 * records.size + 16) rewriteLog(file, piecesOf(records));
       else if (torn) truncateSync(file, length);
-      return new RecordLog<Value>(file, openSync(file, 'a', ownerOnly), size, records);
+      return new RecordLog<Value>(new LogFile(file), records);
     } catch (cause) {
       if (cause instanceof IotdmError) throw cause;
       throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
@@ -78,39 +62,13 @@ export class RecordLog<Value> {
   commit(change: RecordChange<Value>): void {
     const { set = {}, delete: gone = [] } = change;
     if (Object.keys(set).length === 0 && gone.length === 0) return;
-    this.#append(`${JSON.stringify(change)}\n`);
+    this.#log.append(`${JSON.stringify(change)}\n`);
     apply(this.#records, set, gone);
   }
 
   /** Flushes to disk; calling it again does nothing. */
   close(): void {
-    if (this.#descriptor === undefined) return;
-    fsyncSync(this.#descriptor);
-    closeSync(this.#descriptor);
-    this.#descriptor = undefined;
-  }
-
-  #append(text: string): void {
-    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
-    const bytes = Buffer.from(text, 'utf8');
-    try {
-      writeAll(this.#descriptor, bytes);
-    } catch (error) {
-      this.#takeBack(this.#descriptor);
-      throw error;
-    }
-    this.#length += bytes.length;
-  }
-
-  /** Removes what a failed write has left: half a line in the midst of the log could never be read again. */
-  #takeBack(descriptor: number): void {
-    try {
-      ftruncateSync(descriptor, this.#length);
-    } catch {
-      // As the last line it will be dropped; nothing must be written behind it.
-      closeSync(descriptor);
-      this.#descriptor = undefined;
-    }
+    this.#log.close();
   }
 }
 
@@ -134,7 +92,7 @@ function load<Value>(
   const lines = text.slice(0, end).split('\n').slice(0, -1);
   for (const [index, line] of lines.entries()) {
     const at = `${file}: line ${index + 1}`;
-    const entry = parsed(line, at);
+    const entry = parseLogLine(line, at);
     if (index === 0) {
       if (entry['schema'] === schema) continue;
       throw new IotdmError('input.invalid', `${at} is of another version of the emulator`);
@@ -166,45 +124,15 @@ function apply<Value>(
   for (const [key, value] of Object.entries(set)) records.set(key, value);
 }
 
-function parsed(line: string, at: string): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(line);
-    if (typeof value === 'object' && value !== null) return value as Readonly<Record<string, unknown>>;
-  } catch {
-    // Said below; the parser's own message would quote the line.
-  }
-  throw new IotdmError('input.invalid', `${at} is damaged`);
-}
-
 function notAnEntry(at: string): IotdmError {
   return new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
 }
 
-/** Writes the log anew with what still counts, and puts it in the old one's place. Returns its size. */
-function rewrite(file: string, records: ReadonlyMap<string, unknown>): number {
-  const draft = `${file}.new`;
-  rmSync(draft, { force: true });
-  const descriptor = openSync(draft, 'wx', ownerOnly);
-  let size = 0;
-  try {
-    const write = (text: string): void => {
-      const bytes = Buffer.from(text, 'utf8');
-      writeAll(descriptor, bytes);
-      size += bytes.length;
-    };
-    write(header);
-    const entries = [...records];
-    for (let from = 0; from < entries.length; from += compactLine) {
-      write(`${JSON.stringify({ set: Object.fromEntries(entries.slice(from, from + compactLine)) })}\n`);
-    }
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
+/** What still counts, as the lines of a new log. */
+function* piecesOf(records: ReadonlyMap<string, unknown>): Generator<string> {
+  yield header;
+  const entries = [...records];
+  for (let from = 0; from < entries.length; from += compactLine) {
+    yield `${JSON.stringify({ set: Object.fromEntries(entries.slice(from, from + compactLine)) })}\n`;
   }
-  renameSync(draft, file);
-  return size;
-}
-
-function writeAll(descriptor: number, bytes: Buffer): void {
-  for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done);
 }
