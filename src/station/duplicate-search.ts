@@ -1,5 +1,6 @@
 /** Finds rows that would enroll one device twice, or two devices as one. Of each row only hashes are kept. */
 import type { Enrollment } from '../dps/enrollment.ts';
+import { registrationIdOf } from '../tpm/endorsement-key.ts';
 import { quoted } from './enrollment-columns.ts';
 import type { RowFault, SoundRow } from './enrollment-rows.ts';
 import { LineNumbers, SeenTexts, type SeenPlace } from './first-seen.ts';
@@ -20,9 +21,10 @@ export class DuplicateSearch {
   }
 
   /** What the row has in common with an earlier one. Rows come in the order of the files. */
-  look(file: number, { row, derivedId }: SoundRow): RowFault[] {
+  look(file: number, { row, endorsementKey, hasOwnId }: SoundRow): readonly RowFault[] {
     const { enrollment, serialNumber, line } = row;
     const { registrationId } = enrollment;
+    const derivedId = hasOwnId ? registrationIdOf(endorsementKey) : registrationId;
     const number = this.#lines.of({ file, line });
     const isDerived = registrationId === derivedId;
     const faults: RowFault[] = [];

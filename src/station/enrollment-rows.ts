@@ -38,8 +38,10 @@ export interface FaultyRow {
 /** A row in which nothing is wrong, for the search for rows that are there twice. */
 export interface SoundRow {
   readonly row: EnrollmentRow;
-  /** The registration id that follows from the row's endorsement key; the row may have another. */
-  readonly derivedId: string;
+  /** TPM2B_PUBLIC. */
+  readonly endorsementKey: Buffer;
+  /** Whether the row names its registration id; else it is the one that follows from the endorsement key. */
+  readonly hasOwnId: boolean;
 }
 
 export type ReadRow = SoundRow | FaultyRow;

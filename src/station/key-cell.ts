@@ -13,7 +13,8 @@ export function differentKeys(field: KeyField, other: KeyField): string {
 }
 
 export type KeyOfCell =
-  | { readonly key: Buffer }
+  /** `text`: the key in base64, as DPS takes it. */
+  | { readonly key: Buffer; readonly text: string }
   /** `isAnotherKey`: the cell was understood, and holds a key that is no endorsement key. */
   | { readonly problem: string; readonly isAnotherKey: boolean };
 
@@ -21,7 +22,7 @@ export type KeyOfCell =
 export function keyOfCell(field: KeyField, text: string): KeyOfCell {
   const bytes = field === 'endorsementKey' ? decodeBase64(text) : undefined;
   const problem = bytes === undefined ? undefined : endorsementKeyProblem(bytes);
-  if (bytes !== undefined && problem === undefined) return { key: bytes };
+  if (bytes !== undefined && problem === undefined) return { key: bytes, text };
   const found = recognizeEndorsementKey(Buffer.from(text));
   if (found.kind === 'unrecognized') {
     return { problem: problem ?? `${expectedIn[field]} is expected, ${found.problem}`, isAnotherKey: false };
@@ -30,7 +31,9 @@ export function keyOfCell(field: KeyField, text: string): KeyOfCell {
     return { problem: found.problem, isAnotherKey: found.kind === 'other-key' };
   }
   const wrong = wrongColumn(field, text, found);
-  return wrong === undefined ? { key: found.endorsementKey } : { problem: wrong, isAnotherKey: false };
+  if (wrong !== undefined) return { problem: wrong, isAnotherKey: false };
+  const key = found.endorsementKey;
+  return { key, text: key.toString('base64') };
 }
 
 const expectedIn: Readonly<Record<KeyField, string>> = {

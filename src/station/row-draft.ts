@@ -48,6 +48,13 @@ interface Text {
   readonly spot: () => Spot;
 }
 
+interface FoundKey {
+  readonly field: KeyField;
+  readonly key: Buffer;
+  /** The key in base64. */
+  readonly text: string;
+}
+
 /** Gathers one row, and everything that is wrong with it. */
 export class RowDraft {
   readonly #file: string;
@@ -154,9 +161,8 @@ export class RowDraft {
 
   /** Checks what was gathered. */
   finish(): ReadRow {
-    const key = this.#endorsementKey();
-    const derivedId = key === undefined ? undefined : registrationIdOf(key);
-    const registrationId = this.#registrationId(derivedId);
+    const found = this.#endorsementKey();
+    const registrationId = this.#registrationId(found?.key);
     const deviceId = this.#checked('deviceId', givenDeviceIdProblem);
     const iotHubHostName = this.#checked('iotHubHostName', hostNameProblem);
     const provisioningStatus = this.#oneOf('provisioningStatus', provisioningStatuses);
@@ -168,18 +174,12 @@ export class RowDraft {
     const tags = this.#twinPart('tags');
     const desired = this.#twinPart('desired');
     this.#checkHubs(allocationPolicy);
-    if (
-      key === undefined ||
-      derivedId === undefined ||
-      registrationId === undefined ||
-      this.#faults !== undefined
-    ) {
+    if (found === undefined || registrationId === undefined || this.#faults !== undefined)
       return this.faulty(false, registrationId ?? null);
-    }
     const enrollment: { -readonly [Name in keyof Enrollment]: Enrollment[Name] } = {
       registrationId,
       ...(deviceId === undefined ? undefined : { deviceId }),
-      attestation: { type: 'tpm', tpm: { endorsementKey: key.toString('base64') } },
+      attestation: { type: 'tpm', tpm: { endorsementKey: found.text } },
     };
     if (iotEdge !== undefined) enrollment.capabilities = { iotEdge };
     if (iotHubHostName !== undefined) enrollment.iotHubHostName = iotHubHostName;
@@ -192,36 +192,38 @@ export class RowDraft {
     if (this.#etag !== undefined) enrollment.etag = this.#etag;
     const line = this.#line;
     const row = serialNumber === undefined ? { line, enrollment } : { line, enrollment, serialNumber };
-    return { row, derivedId };
+    return { row, endorsementKey: found.key, hasOwnId: this.#texts.registrationId !== undefined };
   }
 
   /** The key that the row gives, in one form or in several that agree. */
-  #endorsementKey(): Buffer | undefined {
-    const given = keyFields.flatMap((field) => {
+  #endorsementKey(): FoundKey | undefined {
+    if (this.isHarvested && this.#texts.endorsementKey === undefined) return this.#withoutKey();
+    let first: FoundKey | undefined;
+    let isGiven = false;
+    for (const field of keyFields) {
       const entry = this.#texts[field];
-      return entry === undefined ? [] : [{ field, ...entry }];
-    });
-    if (given.length === 0 || (this.isHarvested && this.#texts.endorsementKey === undefined)) {
-      this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
-      return undefined;
-    }
-    let first: { readonly field: KeyField; readonly key: Buffer } | undefined;
-    for (const { field, text, spot } of given) {
+      if (entry === undefined) continue;
+      isGiven = true;
+      const { text, spot } = entry;
       const result = keyOfCell(field, text);
       if ('problem' in result) {
         // What a certificate in a manifest is worth is for those to say who verify it; it must not be another's.
         if (!this.isHarvested || field === 'endorsementKey') this.fault(field, spot(), result.problem);
         else if (result.isAnotherKey) this.fault(field, spot(), differentKeys(field, 'endorsementKey'));
-      } else if (first === undefined) first = { field, key: result.key };
+      } else if (first === undefined) first = { field, key: result.key, text: result.text };
       else if (!first.key.equals(result.key)) this.fault(field, spot(), differentKeys(field, first.field));
     }
-    return first?.key;
+    return isGiven ? first : this.#withoutKey();
+  }
+
+  #withoutKey(): undefined {
+    this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
   }
 
   /** DPS matches ids without regard to case; they are written in lower case. */
-  #registrationId(derivedId: string | undefined): string | undefined {
+  #registrationId(endorsementKey: Buffer | undefined): string | undefined {
     const entry = this.#texts.registrationId;
-    if (entry === undefined) return derivedId;
+    if (entry === undefined) return endorsementKey && registrationIdOf(endorsementKey);
     const id = entry.text.toLowerCase();
     const problem = registrationIdProblem(id);
     if (problem === undefined) return id;
@@ -238,6 +240,7 @@ export class RowDraft {
   }
 
   #oneOf<T extends string>(field: EnrollmentField, values: readonly T[]): T | undefined {
+    if (this.#texts[field] === undefined) return undefined;
     const find = (text: string) => values.find((value) => value.toLowerCase() === text.toLowerCase());
     return this.#parsed(field, find, `${values.slice(0, -1).join(', ')} or ${values.at(-1) ?? ''}`);
   }
