@@ -74,7 +74,7 @@ export function connectionError(host: string, error: unknown): IotdmError {
   if (code.startsWith('HPE_')) {
     return new IotdmError('service.unexpected-answer', `${host} does not speak HTTP (${code})`, cause);
   }
-  if (code === 'ERR_INVALID_CHAR' || code === 'ERR_UNESCAPED_CHARACTERS') {
+  if (['ERR_INVALID_CHAR', 'ERR_UNESCAPED_CHARACTERS', 'UND_ERR_INVALID_ARG'].includes(code)) {
     return new IotdmError(
       'usage.invalid',
       'a value cannot be sent in an HTTP request: it has control characters',

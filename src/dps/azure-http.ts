@@ -3,18 +3,13 @@
  * timeouts, bounded answers, keep-alive, one callback per request, and errors that are iotdm's.
  */
 
-import type { Agent as HttpAgent, ClientRequest, IncomingMessage } from 'node:http';
-import { Agent, request as httpsRequest } from 'node:https';
-import { isIP, type Socket } from 'node:net';
-import { checkServerIdentity, TLSSocket, type SecureContext } from 'node:tls';
+import type { ClientRequest, IncomingHttpHeaders } from 'node:http';
 // CommonJS whose exports Node.js cannot name.
 import httpBase, { type Http } from 'azure-iot-http-base';
+import type { Dispatcher } from 'undici';
 import { IotdmError, systemErrorCode } from '../errors.ts';
-import { secureContextWith } from '../trusted-certificates.ts';
-import { TunnelAgent } from './proxy-agent.ts';
-import type { Proxy } from './proxy.ts';
+import { ServiceConnections, type ConnectionOptions, type HttpConnection } from './service-connections.ts';
 import { connectionError, describeAnswer, refusalError, unexpectedAnswer } from './service-errors.ts';
-import type { ServiceHost } from './service-host.ts';
 import { retryAfterMs } from './service-retry.ts';
 
 /** One HTTP exchange, for `-vv`: nothing in it is secret. */
@@ -30,19 +25,9 @@ export interface HttpTrace {
   readonly requestId?: string;
 }
 
-export interface HttpOptions {
-  readonly host: ServiceHost;
-  /** How the host was written, for messages. */
-  readonly hostText: string;
-  /** PEM certificates, trusted in addition to Node's roots. */
-  readonly ca: string | undefined;
-  /** Through which the host is reached; undefined reaches it directly. */
-  readonly proxy: Proxy | undefined;
+export interface HttpOptions extends ConnectionOptions {
   /** From the moment a socket is there to the answer's last byte. */
   readonly timeoutMs: number;
-  /** For the name lookup, the TCP connection and the TLS handshake together; for a proxy's tunnel once more. */
-  readonly connectTimeoutMs: number;
-  readonly maxSockets: number;
   readonly clock: () => number;
   readonly onRequest: (trace: HttpTrace) => void;
   /**
@@ -53,37 +38,28 @@ export interface HttpOptions {
 }
 
 type BuildRequest = Parameters<Http['buildRequest']>;
-type Done = (error: Error | null, body?: string, response?: IncomingMessage) => void;
+/** Of a response, RestApiClient and those above it read no more than this. */
+interface Response {
+  readonly statusCode: number;
+  readonly headers: IncomingHttpHeaders;
+}
+type Done = (error: Error | null, body?: string, response?: Response) => void;
 type Outcome =
   | { readonly error: unknown; readonly status: number | undefined }
-  | { readonly response: IncomingMessage; readonly body: string; readonly refused?: true };
-type Settle = (outcome: Outcome) => void;
-/** Settles with an error and gives the socket up. */
-type Fail = (error: unknown, status?: number) => void;
+  | { readonly response: Response; readonly body: string; readonly refused?: true };
 
 const largestAnswer = 16 * 1024 * 1024;
 
-/** Under the idle time after which load balancers drop connections silently. */
-const idleSocketMs = 55_000;
-
 export class AzureHttp extends httpBase.Http {
   readonly #options: HttpOptions;
-  readonly #agent: HttpAgent;
-  readonly #secureContext: SecureContext | undefined;
-  readonly #connected = new WeakSet<Socket>();
-  readonly #underWay = new Set<Fail>();
+  readonly #connections: ServiceConnections;
+  readonly #underWay = new Set<Exchange>();
 
   /** Throws `input.invalid` when `ca` holds no usable certificate. */
   constructor(options: HttpOptions) {
     super();
     this.#options = options;
-    const { ca, proxy, maxSockets, connectTimeoutMs } = options;
-    // Made once: reading all roots for every connection is slow.
-    this.#secureContext = ca === undefined ? undefined : secureContextWith(ca);
-    const pool = { keepAlive: true, maxSockets, timeout: idleSocketMs };
-    const trust = this.#secureContext === undefined ? {} : { secureContext: this.#secureContext };
-    this.#agent =
-      proxy === undefined ? new Agent(pool) : new TunnelAgent({ ...pool, ...trust, proxy, connectTimeoutMs });
+    this.#connections = new ServiceConnections(options);
   }
 
   /**
@@ -99,137 +75,152 @@ export class AzureHttp extends httpBase.Http {
     lastDone?: BuildRequest[5],
   ): ClientRequest {
     const done = (lastDone ?? optionsOrDone) as Done;
-    const { host, hostText, clock, onRequest } = this.#options;
+    let body: string | null = null;
+    const request = {
+      write: (text: string): void => {
+        body = text;
+      },
+      end: (): void => {
+        // A copy, because RestApiClient goes on writing into its own.
+        const sent = { method, path, headers: { ...headers }, body } as Dispatcher.DispatchOptions;
+        this.#send(sent, String(headers['Request-Id'] ?? ''), done);
+      },
+    };
+    // All that RestApiClient calls.
+    return request as unknown as ClientRequest;
+  }
+
+  #send(sent: Dispatcher.DispatchOptions, requestId: string, done: Done): void {
+    const { hostText, clock, onRequest } = this.#options;
     const startedAt = clock();
-    const requestId = headers['Request-Id'];
-
-    const request = httpsRequest({
-      host: host.hostname,
-      port: host.port,
-      // An IP address must not be sent as a server name (RFC 6066, 3); Node.js then checks the certificate for it.
-      servername: isIP(host.hostname) === 0 ? host.hostname : '',
-      method,
-      path,
-      // A copy, because RestApiClient goes on writing into its own.
-      headers: { ...headers },
-      agent: this.#agent,
-      rejectUnauthorized: true,
-      // Said here, as inside a tunnel nothing else knows for whom the certificate must be.
-      checkServerIdentity: (_, certificate) => checkServerIdentity(host.hostname, certificate),
-      ...(this.#secureContext === undefined ? {} : { secureContext: this.#secureContext }),
-    });
-
-    let settled = false;
-    const settle: Settle = (outcome) => {
-      if (settled) return;
-      settled = true;
-      stopTimers();
-      this.#underWay.delete(fail);
-      const failed = 'error' in outcome ? connectionError(hostText, outcome.error) : undefined;
+    let used: HttpConnection | undefined;
+    const exchange = new Exchange(this.#options, (outcome) => {
+      this.#underWay.delete(exchange);
+      if (used !== undefined) this.#connections.giveBack(used);
+      const failed = 'error' in outcome ? failureOf(hostText, outcome.error) : undefined;
       const status = 'error' in outcome ? outcome.status : outcome.response.statusCode;
       onRequest({
-        method,
-        path,
+        method: sent.method,
+        path: sent.path,
         ...(status === undefined ? {} : { status }),
         elapsedMs: Math.max(0, clock() - startedAt),
         ...(failed === undefined ? {} : { error: systemErrorCode(failed.cause) ?? failed.code }),
-        ...(requestId === undefined ? {} : { requestId: String(requestId) }),
+        ...(requestId === '' ? {} : { requestId }),
       });
       if ('error' in outcome) done(failed ?? null);
       else done(outcome.refused ? new Error('refused') : null, outcome.body, outcome.response);
-    };
-
-    const fail: Fail = (error, status) => {
-      if (settled) return;
-      settle({ error, status });
-      request.destroy();
-    };
-    this.#underWay.add(fail);
-
-    const stopTimers = this.#startTimers(request, fail);
-    request.on('error', fail);
-    // Comes last always; before it, an answer or an error should have come.
-    request.on('close', () => {
-      if (!settled) fail(new IotdmError('network.unavailable', `the connection to ${hostText} was closed`));
     });
-    request.on('response', (response) => {
-      this.#receive(response, settle, fail);
+    this.#underWay.add(exchange);
+    this.#connections.take((connection) => {
+      if (exchange.isOver) this.#connections.giveBack(connection);
+      else {
+        used = connection;
+        connection.dispatch(sent, exchange);
+      }
     });
-    return request;
   }
 
   /** Ends all sockets, idle or not; requests under way, and those that wait for a socket, fail with `error`. */
   close(error: IotdmError): void {
-    for (const fail of [...this.#underWay]) fail(error);
-    this.#agent.destroy();
+    for (const exchange of [...this.#underWay]) exchange.fail(error);
+    this.#connections.destroy();
+  }
+}
+
+/** One request and its answer. */
+class Exchange implements Dispatcher.DispatchHandlers {
+  readonly #options: HttpOptions;
+  readonly #chunks: Buffer[] = [];
+  #settle: ((outcome: Outcome) => void) | undefined;
+  #abort: (() => void) | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #size = 0;
+  #response: Response | undefined;
+
+  /** @param settle called once */
+  constructor(options: HttpOptions, settle: (outcome: Outcome) => void) {
+    this.#options = options;
+    this.#settle = settle;
   }
 
-  /** Both timers begin with the socket: waiting for a free one says nothing about the service. */
-  #startTimers(request: ClientRequest, fail: Fail): () => void {
-    const { hostText, timeoutMs, connectTimeoutMs } = this.#options;
-    let connecting: NodeJS.Timeout | undefined;
-    let whole: NodeJS.Timeout | undefined;
-    const expire = (ms: number, what: string) =>
-      setTimeout(() => {
-        fail(new IotdmError('network.timeout', `${hostText} ${what} within ${ms / 1000} s`));
-      }, ms);
-
-    request.on('socket', (socket) => {
-      whole = expire(timeoutMs, 'did not answer completely');
-      if (this.#connected.has(socket)) return;
-      connecting = expire(connectTimeoutMs, 'did not complete a secure connection');
-      socket.once('secureConnect', () => {
-        this.#connected.add(socket);
-        clearTimeout(connecting);
-      });
-    });
-    return () => {
-      clearTimeout(connecting);
-      clearTimeout(whole);
-    };
+  get isOver(): boolean {
+    return this.#settle === undefined;
   }
 
-  #receive(response: IncomingMessage, settle: Settle, fail: Fail): void {
-    const { hostText } = this.#options;
-    const status = response.statusCode ?? 0;
-    // A proxy's own words are never the service's.
-    if (!(response.socket instanceof TLSSocket)) {
-      fail(unexpectedAnswer(hostText, 'it did not come over a secure connection'));
+  /** Ends it with an error and gives the socket up. */
+  fail(error: unknown): void {
+    this.#end({ error, status: this.#response?.statusCode }, this.#abort);
+  }
+
+  /** The timer begins with the socket: waiting for a free one says nothing about the service. */
+  onConnect(abort: () => void): void {
+    this.#abort = abort;
+    if (this.isOver) {
+      abort();
       return;
     }
-    const chunks: Buffer[] = [];
-    let size = 0;
+    const { hostText, timeoutMs } = this.#options;
+    this.#timer = setTimeout(() => {
+      const text = `${hostText} did not answer completely within ${timeoutMs / 1000} s`;
+      this.fail(new IotdmError('network.timeout', text));
+    }, timeoutMs);
+  }
 
-    response.on('data', (chunk: Buffer) => {
-      size += chunk.length;
-      chunks.push(chunk);
-      if (size > largestAnswer)
-        fail(unexpectedAnswer(hostText, 'it is larger than 16 MiB', { status }), status);
-    });
-    // Also emitted, with ECONNRESET, when the connection ends before the answer does.
-    response.on('error', (error) => {
-      fail(error, status);
-    });
-    response.on('end', () => {
-      const body = Buffer.concat(chunks).toString('utf8');
-      const error = this.#problem(response, status, body);
-      if (status === this.#options.handedOver) settle({ response, body, refused: true });
-      else if (error === undefined) settle({ response, body });
-      else settle({ error, status });
-    });
+  onHeaders(statusCode: number, rawHeaders: Buffer[]): boolean {
+    // After 1xx the answer is still to come.
+    if (statusCode >= 200) this.#response = { statusCode, headers: headersOf(rawHeaders) };
+    return true;
+  }
+
+  onData(chunk: Buffer): boolean {
+    this.#size += chunk.length;
+    this.#chunks.push(chunk);
+    if (this.#size <= largestAnswer) return true;
+    const status = this.#response?.statusCode ?? 0;
+    this.fail(unexpectedAnswer(this.#options.hostText, 'it is larger than 16 MiB', { status }));
+    return false;
+  }
+
+  onComplete(): void {
+    const response = this.#response;
+    if (response === undefined) {
+      this.fail(cutOff(this.#options.hostText));
+      return;
+    }
+    const body = Buffer.concat(this.#chunks).toString('utf8');
+    const status = response.statusCode;
+    if (status === this.#options.handedOver) {
+      this.#end({ response, body, refused: true });
+      return;
+    }
+    const error = this.#problem(response, body);
+    this.#end(error === undefined ? { response, body } : { error, status });
+  }
+
+  onError(error: Error): void {
+    this.#end({ error, status: this.#response?.statusCode });
+  }
+
+  #end(outcome: Outcome, abort?: () => void): void {
+    const settle = this.#settle;
+    // From here on, nothing that is heard of it counts.
+    this.#settle = undefined;
+    clearTimeout(this.#timer);
+    if (settle !== undefined) abort?.();
+    settle?.(outcome);
   }
 
   /** Why a complete answer is no success. */
-  #problem(response: IncomingMessage, status: number, body: string): IotdmError | undefined {
+  #problem({ statusCode: status, headers }: Response, body: string): IotdmError | undefined {
     const { hostText, clock } = this.#options;
-    const contentType = response.headers['content-type'];
+    const contentType = headers['content-type'];
     if (status >= 300) {
-      const header = response.headers['x-ms-error-code'];
+      const header = headers['x-ms-error-code'];
       return refusalError(hostText, {
         status,
         contentType,
         errorCodeHeader: Array.isArray(header) ? header[0] : header,
-        retryAfterMs: retryAfterMs(response.headers['retry-after'], clock()),
+        retryAfterMs: retryAfterMs(headers['retry-after'], clock()),
         body,
       });
     }
@@ -238,4 +229,35 @@ export class AzureHttp extends httpBase.Http {
     }
     return undefined;
   }
+}
+
+/** By lower-case name; of a header that is given twice the first counts. */
+function headersOf(raw: readonly Buffer[]): IncomingHttpHeaders {
+  const headers = Object.create(null) as IncomingHttpHeaders;
+  for (let index = 0; index + 1 < raw.length; index += 2) {
+    const name = (raw[index]?.toString('latin1') ?? '').toLowerCase();
+    headers[name] ??= raw[index + 1]?.toString('latin1');
+  }
+  return headers;
+}
+
+/** undici's own codes say how it noticed, not what happened. */
+const cutCodes = [
+  'UND_ERR_SOCKET',
+  'UND_ERR_RES_CONTENT_LENGTH_MISMATCH',
+  'UND_ERR_CLOSED',
+  'UND_ERR_DESTROYED',
+];
+
+function failureOf(hostText: string, error: unknown): IotdmError {
+  const code = systemErrorCode(error) ?? '';
+  if (cutCodes.includes(code)) return cutOff(hostText, error);
+  if (code === 'UND_ERR_HEADERS_OVERFLOW') return unexpectedAnswer(hostText, 'its headers are too long');
+  return connectionError(hostText, error);
+}
+
+function cutOff(hostText: string, cause?: unknown): IotdmError {
+  return new IotdmError('network.unavailable', `the connection to ${hostText} was closed`, {
+    ...(cause === undefined ? {} : { cause }),
+  });
 }
