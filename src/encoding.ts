@@ -4,7 +4,8 @@ const alphabet = 'abcdefghijklmnopqrstuvwxyz234567';
 
 /** RFC 4648 base32 in lower case without padding, the form of DPS registration ids. */
 export function base32(bytes: Buffer): string {
-  let text = '';
+  const text = Buffer.allocUnsafe(Math.ceil((bytes.length * 8) / 5));
+  let length = 0;
   let bits = 0;
   let value = 0;
   for (const byte of bytes) {
@@ -12,12 +13,13 @@ export function base32(bytes: Buffer): string {
     bits += 8;
     while (bits >= 5) {
       bits -= 5;
-      text += alphabet.charAt((value >>> bits) & 31);
+      text[length] = alphabet.charCodeAt((value >>> bits) & 31);
+      length += 1;
     }
     value &= (1 << bits) - 1;
   }
-  if (bits > 0) text += alphabet.charAt((value << (5 - bits)) & 31);
-  return text;
+  if (bits > 0) text[length] = alphabet.charCodeAt((value << (5 - bits)) & 31);
+  return text.toString('latin1');
 }
 
 /** The bytes of canonical base64 (padding included, no white space), or undefined for any other text. */

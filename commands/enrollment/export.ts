@@ -79,20 +79,26 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
       if (format !== 'bundle' && signKey !== undefined) {
         throw new IotdmError('usage.invalid', '--sign-key signs a bundle: pass --format bundle');
       }
-      return withCheckedInput(context, files, options.inputFormat, options, async (sources, total) => {
-        const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options);
-        if (out === undefined) {
-          if (format === 'bundle') return undefined;
-          for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
-          return undefined;
-        }
-        if (context.settings.dryRun) return { total, format, out, files: 0, dryRun: true };
-        if (format !== 'dps-bulk' && format !== 'bundle') {
-          await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
-          return { total, format, out, files: 1 };
-        }
-        return { total, format, out, files: await writeDirectory(context, sources, out, options) };
-      });
+      return withCheckedInput(
+        context,
+        files,
+        options.inputFormat,
+        options,
+        async (sources, { rows: total, digest }) => {
+          const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, digest);
+          if (out === undefined) {
+            if (format === 'bundle') return undefined;
+            for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
+            return undefined;
+          }
+          if (context.settings.dryRun) return { total, format, out, files: 0, dryRun: true };
+          if (format !== 'dps-bulk' && format !== 'bundle') {
+            await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
+            return { total, format, out, files: 1 };
+          }
+          return { total, format, out, files: await writeDirectory(context, sources, out, options) };
+        },
+      );
     },
     describe: (result) =>
       result === undefined

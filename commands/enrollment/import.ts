@@ -1,6 +1,6 @@
 import { IotdmError } from '../../src/errors.ts';
 import type { RowFailure } from '../../src/records/import-journal.ts';
-import type { EnrollmentRow, InputSource } from '../../src/station/enrollment-input.ts';
+import type { EnrollmentRow, InputCheck, InputSource } from '../../src/station/enrollment-input.ts';
 import type { ReportedRow } from '../../src/station/import-report.ts';
 import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
@@ -61,10 +61,10 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
   options: importOptions,
   async run(context, [files], options) {
     const limits = importLimits(options);
-    return withCheckedInput(context, files, options.format, options, async (sources, total) => {
-      if (!context.settings.dryRun) return runImport(context, files, sources, total, options, limits);
-      if (!context.hasServiceCredentials) return { total, dryRun: true };
-      await compareOnly(context, sources, total, options, limits);
+    return withCheckedInput(context, files, options.format, options, async (sources, check) => {
+      if (!context.settings.dryRun) return runImport(context, files, sources, check, options, limits);
+      if (!context.hasServiceCredentials) return { total: check.rows, dryRun: true };
+      await compareOnly(context, sources, check, options, limits);
       return undefined;
     });
   },
@@ -95,25 +95,22 @@ async function runImport(
   context: Context,
   files: readonly string[],
   sources: readonly InputSource[],
-  total: number,
+  { rows: total, digest }: InputCheck,
   options: ImportOptions,
   limits: ImportLimits,
 ): Promise<ImportSummary> {
   const { mode, bulkCost, force = false, report } = options;
   if (report !== undefined) await checkReportPath(report);
-  const [{ importEnrollments }, { Governor }, { inputDigest }, { readPlacedRows }, service] =
-    await Promise.all([
-      import('../../src/station/import.ts'),
-      import('../../src/dps/governor.ts'),
-      import('../../src/station/input-digest.ts'),
-      import('../../src/station/enrollment-input.ts'),
-      context.openService({ attempts: 1, graceMs: GRACE_MS }),
-    ]);
+  const [{ importEnrollments }, { Governor }, { readPlacedRows }, service] = await Promise.all([
+    import('../../src/station/import.ts'),
+    import('../../src/dps/governor.ts'),
+    import('../../src/station/enrollment-input.ts'),
+    context.openService({ attempts: 1, graceMs: GRACE_MS }),
+  ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
-  const rows = (): AsyncIterable<ReportedRow> => readPlacedRows(sources, options);
-  const input = await inputDigest(sources);
-  const identity = { input, rows: total, mode, host: service.host.toLowerCase() };
+  const rows = (): AsyncIterable<ReportedRow> => readPlacedRows(sources, options, digest);
+  const identity = { input: digest, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {
     const listed: RowFailure[] = [];
     const progress = await ProgressReport.start(context.console, total);
@@ -160,7 +157,7 @@ function placeOf({ file, line }: RowFailure, sources: readonly InputSource[]): s
 async function compareOnly(
   context: Context,
   sources: readonly InputSource[],
-  total: number,
+  { rows: total, digest }: InputCheck,
   { mode, bulkCost, force = false, ...input }: ImportOptions,
   limits: ImportLimits,
 ): Promise<void> {
@@ -181,7 +178,7 @@ async function compareOnly(
     giveUpAfterMs: limits.giveUpAfterMs,
     signal: context.host.signal,
   });
-  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input);
+  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input, digest);
   const plan = new ImportPlan({ ...limits, rows, total, mode, force, bulkCost, requests });
   await printPlan(context, plan, mode);
 }

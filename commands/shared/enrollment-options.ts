@@ -52,7 +52,7 @@ export async function withCheckedInput<T>(
   files: readonly string[],
   format: InputFormat | undefined,
   options: InputFileOptions,
-  task: (sources: readonly InputSource[], rows: number) => Promise<T>,
+  task: (sources: readonly InputSource[], check: InputCheck) => Promise<T>,
 ): Promise<T> {
   const sources: InputSource[] = [];
   let spool: string | undefined;
@@ -72,7 +72,7 @@ export async function withCheckedInput<T>(
     }
     const { check, report } = await checkAndReport(context, sources, files, options);
     if (check.faultCount > 0) throw refuseRows(context, check, report);
-    return await task(sources, check.rows);
+    return await task(sources, check);
   } finally {
     if (spool !== undefined) await rm(join(spool, '..'), { recursive: true, force: true });
   }
@@ -119,7 +119,7 @@ async function checkAndReport(
  */
 export function refuseRows(
   context: Context,
-  { faults, faultCount, rows }: InputCheck,
+  { faults, faultCount, rows }: Omit<InputCheck, 'digest'>,
   report?: string,
 ): IotdmError {
   // A single fault stands in the error line itself.

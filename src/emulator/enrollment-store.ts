@@ -39,13 +39,13 @@ export class EnrollmentStore {
   #writes = 0;
   /** Ids in order; may still hold deleted ones. */
   #ordered: string[] = [];
-  /** Ids put since `#ordered` was made. */
-  #unordered = new Set<string>();
+  /** Ids put since `#ordered` was made; one that was deleted in between may stand there twice. */
+  #unordered: string[] = [];
 
   private constructor(log: LogFile, loaded: Loaded) {
     this.#log = log;
     this.#records = loaded.records;
-    this.#unordered = new Set(loaded.records.keys());
+    this.#unordered = [...loaded.records.keys()];
     this.#start = loaded.starts + 1;
     this.#log.append(`{"start":${this.#start},"schema":${schema}}\n`);
   }
@@ -93,8 +93,9 @@ export class EnrollmentStore {
     for (const change of changes) {
       if ('put' in change) {
         const key = change.put.registrationId.toLowerCase();
-        if (!this.#records.has(key)) this.#unordered.add(key);
+        const before = this.#records.size;
         this.#records.set(key, change.put);
+        if (this.#records.size > before) this.#unordered.push(key);
       } else {
         this.#records.delete(change.delete.toLowerCase());
       }
@@ -126,11 +127,11 @@ export class EnrollmentStore {
   }
 
   #idsInOrder(): readonly string[] {
-    if (this.#unordered.size > 0) {
-      const fresh = [...this.#unordered].sort();
-      const known = this.#ordered.filter((id) => this.#records.has(id) && !this.#unordered.has(id));
-      this.#ordered = merged(known, fresh);
-      this.#unordered = new Set();
+    if (this.#unordered.length > 0) {
+      const fresh = new Set(this.#unordered);
+      const known = this.#ordered.filter((id) => this.#records.has(id) && !fresh.has(id));
+      this.#ordered = merged(known, [...fresh].sort());
+      this.#unordered = [];
     }
     return this.#ordered;
   }

@@ -124,7 +124,7 @@ class ProvisioningServiceApi {
       // Azure's table of errors has 412 for the ETag of an existing resource and 404 for one that does not exist.
       checkEtag(this.#existing(id), ifMatch);
     }
-    const put = this.#record(content, existing);
+    const put = this.#record(content, existing, this.#now());
     this.#store.commit([{ put }]);
     return { status: 200, json: this.#shown(put) };
   }
@@ -164,11 +164,12 @@ class ProvisioningServiceApi {
 
   bulk(request: ServiceRequest): ServiceAnswer {
     const { mode, items } = bulkOperation(request.body);
+    const now = this.#now();
     const changes: EnrollmentChange[] = [];
     const errors: { registrationId: string; errorCode: number; errorStatus: string }[] = [];
     for (const item of items) {
       try {
-        changes.push(this.#bulkChange(mode, item.members));
+        changes.push(this.#bulkChange(mode, item.members, now));
       } catch (error) {
         if (!(error instanceof ServiceError)) throw error;
         errors.push({
@@ -210,6 +211,7 @@ class ProvisioningServiceApi {
    * touches, so that whoever overwrites the change can be found out.
    */
   changeByAnotherWriter(ids: readonly string[]): void {
+    const now = this.#now();
     const changes = ids.flatMap((id) => {
       const existing = this.#store.find(id);
       if (existing === undefined) return [];
@@ -220,17 +222,17 @@ class ProvisioningServiceApi {
         ...content,
         optionalDeviceInformation: { ...information, anotherWriter: this.#otherChanges },
       };
-      return [{ put: this.#record(changed, existing) }];
+      return [{ put: this.#record(changed, existing, now) }];
     });
     this.#store.commit(changes);
   }
 
-  #bulkChange(mode: BulkMode, members: Readonly<Record<string, unknown>>): EnrollmentChange {
+  #bulkChange(mode: BulkMode, members: Readonly<Record<string, unknown>>, now: string): EnrollmentChange {
     const content = enrollmentContent(members);
     const { registrationId } = content;
     if (mode === 'create') {
       if (this.#store.find(registrationId) !== undefined) throw alreadyExists(registrationId);
-      return { put: this.#record(content, undefined) };
+      return { put: this.#record(content, undefined, now) };
     }
     const existing = this.#existing(registrationId);
     if (mode === 'delete') return { delete: existing.registrationId };
@@ -238,7 +240,7 @@ class ProvisioningServiceApi {
       const etag = members['etag'];
       checkEtag(existing, typeof etag === 'string' ? etag : '');
     }
-    return { put: this.#record(content, existing) };
+    return { put: this.#record(content, existing, now) };
   }
 
   /** An enrollment with what became of its device, where it has registered. */
@@ -267,8 +269,11 @@ class ProvisioningServiceApi {
     throw new ServiceError(serviceErrorCodes.noSuchEnrollment, `enrollment ${id} does not exist`);
   }
 
-  #record(content: EnrollmentContent, existing: EnrollmentRecord | undefined): EnrollmentRecord {
-    const now = this.#clock().toISOString();
+  #now(): string {
+    return this.#clock().toISOString();
+  }
+
+  #record(content: EnrollmentContent, existing: EnrollmentRecord | undefined, now: string): EnrollmentRecord {
     const registrationId = existing?.registrationId ?? content.registrationId;
     const etag = this.#store.nextEtag();
     const createdDateTimeUtc = existing?.createdDateTimeUtc ?? now;

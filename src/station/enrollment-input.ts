@@ -10,6 +10,7 @@ import { inputError } from '../records/text-source.ts';
 import { DuplicateSearch } from './duplicate-search.ts';
 import { readCsvEnrollments } from './enrollment-csv.ts';
 import { jsonRow } from './enrollment-json.ts';
+import { InputDigest } from './input-digest.ts';
 import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
 
 export { describeFault } from './enrollment-rows.ts';
@@ -32,13 +33,30 @@ export interface InputCheck {
   /** The first 100. */
   readonly faults: readonly RowFault[];
   readonly faultCount: number;
+  /** SHA-256 over the SHA-256 of each source, in hex. */
+  readonly digest: string;
 }
 
 const MAX_LISTED_FAULTS = 100;
+/** With fewer, fetching them would take as long as what is done with them. */
+const READ_BYTES = 256 * 1024;
+/** With more, the rows of a piece would outlive the cheap part of the garbage collection. */
+const PIECE_BYTES = 64 * 1024;
 
 /** A file as a source. */
 export function fileInput(path: string, format?: InputFormat): InputSource {
-  return { name: path, open: () => createReadStream(path), ...(format === undefined ? {} : { format }) };
+  return {
+    name: path,
+    open: () => piecesOf(path),
+    ...(format === undefined ? {} : { format }),
+  };
+}
+
+async function* piecesOf(path: string): AsyncGenerator<Buffer, void> {
+  const reads: AsyncIterable<Buffer> = createReadStream(path, { highWaterMark: READ_BYTES });
+  for await (const read of reads) {
+    for (let at = 0; at < read.length; at += PIECE_BYTES) yield read.subarray(at, at + PIECE_BYTES);
+  }
 }
 
 /**
@@ -58,27 +76,34 @@ export async function* readEnrollmentRows(
 
 /**
  * The enrollments of sources that were checked before.
- * @throws IotdmError as `readEnrollmentRows`, and `input.invalid` with the first fault of a row
+ * @param digest which the check has found
+ * @throws IotdmError as `readEnrollmentRows`, `input.invalid` with the first fault of a row, and after the last row when
+ * the sources are not what they were when they were checked
  */
 export async function* readCheckedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
+  digest?: string,
 ): AsyncGenerator<EnrollmentRow, void, undefined> {
+  const read = new InputDigest();
   for (const source of sources) {
-    for await (const batch of readBatches(source, options)) {
+    for await (const batch of readBatches(source, options, read)) {
       for (const item of batch) yield checkedRow(item);
     }
   }
+  refuseChanged(read, digest);
 }
 
 /** The same, each with the name of its file. */
 export async function* readPlacedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
+  digest?: string,
 ): AsyncGenerator<EnrollmentRow & { readonly file: string }, void, undefined> {
+  const read = new InputDigest();
   for (const source of sources) {
     const file = source.name;
-    for await (const batch of readBatches(source, options)) {
+    for await (const batch of readBatches(source, options, read)) {
       for (const item of batch) {
         const { line, enrollment, serialNumber } = checkedRow(item);
         // Copied by name, which takes a tenth of the time.
@@ -88,6 +113,12 @@ export async function* readPlacedRows(
       }
     }
   }
+  refuseChanged(read, digest);
+}
+
+function refuseChanged(read: InputDigest, digest: string | undefined): void {
+  if (digest !== undefined && read.hex() !== digest)
+    throw new IotdmError('input.invalid', 'the input has changed since it was checked');
 }
 
 function checkedRow(item: ReadRow): EnrollmentRow {
@@ -110,10 +141,11 @@ export async function checkEnrollmentInput(
 ): Promise<InputCheck> {
   const duplicates = new DuplicateSearch(sources.map((source) => source.name));
   const faults: RowFault[] = [];
+  const read = new InputDigest();
   let rows = 0;
   let faultCount = 0;
   for (const [file, source] of sources.entries()) {
-    for await (const batch of readBatches(source, options)) {
+    for await (const batch of readBatches(source, options, read)) {
       for (const item of batch) {
         const found = 'faults' in item ? item.faults : duplicates.look(file, item);
         if (!('faults' in item) || !item.isHeader) rows += 1;
@@ -124,15 +156,16 @@ export async function checkEnrollmentInput(
       }
     }
   }
-  return { rows, faults, faultCount };
+  return { rows, faults, faultCount, digest: read.hex() };
 }
 
 async function* readBatches(
   source: InputSource,
   options: InputOptions,
+  digest = new InputDigest(),
 ): AsyncGenerator<readonly ReadRow[], void> {
   let isEmpty = true;
-  for await (const batch of batchesOf(source, options)) {
+  for await (const batch of batchesOf(source, digest.of(source.open()), options)) {
     isEmpty = false;
     yield batch;
   }
@@ -141,13 +174,14 @@ async function* readBatches(
 
 async function* batchesOf(
   source: InputSource,
+  bytes: AsyncIterable<Buffer>,
   options: InputOptions,
 ): AsyncGenerator<readonly ReadRow[], void> {
   const { name } = source;
   const { format, whole } =
     source.format === undefined
-      ? await detectRowFormat(source.open(), name)
-      : { format: source.format, whole: source.open() };
+      ? await detectRowFormat(bytes, name)
+      : { format: source.format, whole: bytes };
   if (format === 'csv') {
     yield* readCsvEnrollments(whole, name, options);
     return;

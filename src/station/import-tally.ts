@@ -60,6 +60,7 @@ export class ImportTally {
     absent: 0,
   };
   #failed = 0;
+  #settled = 0;
   readonly #failures: ImportFailure[] = [];
   readonly #doneBefore: number;
 
@@ -74,6 +75,7 @@ export class ImportTally {
 
   settled(row: number, outcome: RowOutcome): void {
     this.#outcomes[outcome] += 1;
+    this.#settled += 1;
     this.#journal.settled(row, outcome);
     this.#report();
   }
@@ -89,7 +91,7 @@ export class ImportTally {
 
   /** Rows that were settled or have failed in this run. */
   get finished(): number {
-    return this.#failed + Object.values(this.#outcomes).reduce((sum, count) => sum + count, 0);
+    return this.#failed + this.#settled;
   }
 
   get failures(): readonly ImportFailure[] {

@@ -1,19 +1,22 @@
 /** What an input is, whatever its files are called: by this a journal is known to belong to it. */
-
 import { createHash } from 'node:crypto';
-import { readable } from '../records/text-source.ts';
-import type { InputSource } from './enrollment-input.ts';
 
-/**
- * SHA-256 over the SHA-256 of each source, in hex.
- * @throws IotdmError `input.unreadable`
- */
-export async function inputDigest(sources: readonly InputSource[]): Promise<string> {
-  const whole = createHash('sha256');
-  for (const source of sources) {
-    const one = createHash('sha256');
-    for await (const piece of readable(source.open(), source.name)) one.update(piece);
-    whole.update(one.digest());
+/** SHA-256 over the SHA-256 of each source, taken while they are read. */
+export class InputDigest {
+  readonly #whole = createHash('sha256');
+
+  /** The bytes of one source on their way to whoever reads them; only what is read to its end counts. */
+  async *of(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
+    const hash = createHash('sha256');
+    for await (const piece of source) {
+      hash.update(piece);
+      yield piece;
+    }
+    this.#whole.update(hash.digest());
   }
-  return whole.digest('hex');
+
+  /** Of all sources so far, in hex. To be called once. */
+  hex(): string {
+    return this.#whole.digest('hex');
+  }
 }

@@ -197,10 +197,11 @@ export class RowDraft {
 
   /** The key that the row gives, in one form or in several that agree. */
   #endorsementKey(): FoundKey | undefined {
-    if (this.isHarvested && this.#texts.endorsementKey === undefined) return this.#withoutKey();
     let first: FoundKey | undefined;
     let isGiven = false;
-    for (const field of keyFields) {
+    // A certificate in a manifest does not stand in for the key.
+    const fields = this.isHarvested && this.#texts.endorsementKey === undefined ? [] : keyFields;
+    for (const field of fields) {
       const entry = this.#texts[field];
       if (entry === undefined) continue;
       isGiven = true;
@@ -213,11 +214,9 @@ export class RowDraft {
       } else if (first === undefined) first = { field, key: result.key, text: result.text };
       else if (!first.key.equals(result.key)) this.fault(field, spot(), differentKeys(field, first.field));
     }
-    return isGiven ? first : this.#withoutKey();
-  }
-
-  #withoutKey(): undefined {
-    this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
+    if (!isGiven)
+      this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
+    return first;
   }
 
   /** DPS matches ids without regard to case; they are written in lower case. */
