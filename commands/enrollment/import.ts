@@ -105,7 +105,7 @@ async function runImport(
     import('../../src/station/import.ts'),
     import('../../src/dps/governor.ts'),
     import('../../src/station/enrollment-input.ts'),
-    context.openService({ attempts: 1, graceMs: GRACE_MS }),
+    context.openService({ attempts: 1, graceMs: GRACE_MS, maxSockets: limits.concurrency }),
   ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
@@ -168,7 +168,7 @@ async function compareOnly(
       import('../../src/dps/governor.ts'),
       import('../../src/station/enrollment-input.ts'),
       import('../shared/import-plan.ts'),
-      context.openService({ attempts: 1 }),
+      context.openService({ attempts: 1, maxSockets: limits.concurrency }),
     ]);
   const requests = new Requests({
     service,

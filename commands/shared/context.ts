@@ -65,6 +65,8 @@ export interface ServiceOptions {
   readonly attempts?: number;
   /** How long an interruption leaves requests under way to finish; not at all when absent. */
   readonly graceMs?: number;
+  /** Connections at a time: as many as requests that are under way at once. */
+  readonly maxSockets?: number;
 }
 
 export class Context {
@@ -405,7 +407,7 @@ export class Context {
     };
   }
 
-  async #connectService({ attempts, graceMs }: ServiceOptions): Promise<ProvisioningService> {
+  async #connectService({ attempts, graceMs, maxSockets }: ServiceOptions): Promise<ProvisioningService> {
     const secret = await this.readSecret(
       this.settings.dpsConnectionStringFile,
       secretVariables.dpsConnectionString,
@@ -426,6 +428,7 @@ export class Context {
       ...(await this.network(dps ?? credentials.host)),
       userAgent: this.host.tool,
       ...(attempts === undefined ? {} : { attempts }),
+      ...(maxSockets === undefined ? {} : { maxSockets }),
     });
     if (this.host.signal.aborted) service.close();
     this.host.signal.addEventListener('abort', () => {

@@ -13,7 +13,7 @@ import type { InputFormat } from '../../src/station/enrollment-input.ts';
 
 export interface ImportOptions extends InputFileOptions {
   readonly mode: ImportMode;
-  readonly concurrency: string;
+  readonly concurrency?: string;
   readonly format?: InputFormat;
   readonly rate: string;
   readonly bulkCost: BulkCost;
@@ -26,6 +26,8 @@ export interface ImportOptions extends InputFileOptions {
 }
 
 const MAX_CONCURRENCY = 64;
+/** Paced, a few are enough for any distance to the service. Else there is always one more that it could be doing. */
+const CONCURRENCY = { paced: 8, unlimited: 32 };
 const MAX_RATE = 10_000_000;
 const MAX_WAIT_S = 7 * 86_400;
 
@@ -39,7 +41,10 @@ export const importOptions: readonly Option[] = [
   new Option('--bulk-cost <unit>', 'what a bulk request counts as')
     .choices(['request', 'enrollment'] satisfies BulkCost[])
     .default('enrollment'),
-  new Option('--concurrency <n>', 'requests under way at once').default('8'),
+  new Option(
+    '--concurrency <n>',
+    `requests under way at once (default: ${CONCURRENCY.paced}; ${CONCURRENCY.unlimited} with --rate unlimited)`,
+  ),
   new Option(
     '--give-up-after <time>',
     'end when nothing has got through for so long: seconds, or such as 10m or 2h',
@@ -66,9 +71,11 @@ export interface ImportLimits {
 
 /** @throws IotdmError `usage.invalid` */
 export function importLimits(options: ImportOptions): ImportLimits {
+  const ratePerMinute = parseRate(options.rate);
+  const usual = Number.isFinite(ratePerMinute) ? CONCURRENCY.paced : CONCURRENCY.unlimited;
   return {
-    concurrency: parseConcurrency(options.concurrency),
-    ratePerMinute: parseRate(options.rate),
+    concurrency: options.concurrency === undefined ? usual : parseConcurrency(options.concurrency),
+    ratePerMinute,
     giveUpAfterMs: parseDuration(options.giveUpAfter) * 1000,
   };
 }

@@ -43,6 +43,8 @@ export interface WorkOptions {
 /** A row under way. */
 interface Item {
   readonly index: number;
+  /** The registration id in lower case. */
+  readonly id: string;
   readonly row: ImportRow;
   /** What is to be sent: the row itself, or the row merged with what the service holds. */
   enrollment: Enrollment;
@@ -104,10 +106,13 @@ export class ImportWork {
         if (index >= journal.rows) throw inputChanged();
         const state = journal.state(index);
         if (isDone(state)) continue;
-        await this.#room(idOf(row));
+        const id = idOf(row);
+        // To wait for nothing, ten times for each request, would cost as much as sending it.
+        if (!this.#isFree(id)) await this.#room(id);
         if (stop.signal.aborted) break;
         this.#take({
           index,
+          id,
           row,
           enrollment: row.enrollment,
           base: undefined,
@@ -128,10 +133,14 @@ export class ImportWork {
 
   /** Ten rows for each request under way, and ten more that are being made ready. Rows that wait in a lane are apart. */
   async #room(id: string): Promise<void> {
-    while (!this.#options.stop.signal.aborted && (!this.#hasRoom || this.#busy.has(id))) {
+    while (!this.#options.stop.signal.aborted && !this.#isFree(id)) {
       if (this.#flows === 0 || this.#busy.has(id)) this.#dispatchAll();
       await this.#change();
     }
+  }
+
+  #isFree(id: string): boolean {
+    return this.#hasRoom && !this.#busy.has(id);
   }
 
   get #hasRoom(): boolean {
@@ -151,7 +160,7 @@ export class ImportWork {
   }
 
   get #parked(): number {
-    return Object.values(this.#lanes).reduce((sum, items) => sum + items.length, 0);
+    return this.#lanes.create.length + this.#lanes.update.length + this.#lanes.delete.length;
   }
 
   async #change(): Promise<void> {
@@ -180,7 +189,7 @@ export class ImportWork {
 
   #take(item: Item): void {
     this.#taken += 1;
-    this.#busy.add(idOf(item.row));
+    this.#busy.add(item.id);
     const { mode } = this.#options;
     const { doubt } = item;
     if (doubt !== undefined) this.#route(item, () => this.#lookUp(doubt, item));
@@ -251,7 +260,7 @@ export class ImportWork {
         errors.map((failure) => [failure.registrationId.toLowerCase(), bulkObjection(failure)]),
       );
       this.#count(operation, items.length, [...objections.values()]);
-      for (const item of items) this.#answered(operation, item, objections.get(idOf(item.row)));
+      for (const item of items) this.#answered(operation, item, objections.get(item.id));
     } catch (error) {
       if (error instanceof FateUnknown) {
         await this.#afterUnknownFate(operation, items, error);
@@ -424,7 +433,7 @@ export class ImportWork {
 
   #leave(item: Item): void {
     this.#finished += 1;
-    this.#busy.delete(idOf(item.row));
+    this.#busy.delete(item.id);
     this.#wake();
   }
 }
