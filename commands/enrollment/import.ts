@@ -1,7 +1,11 @@
 import { IotdmError } from '../../src/errors.ts';
 import type { RowFailure } from '../../src/records/import-journal.ts';
-import type { EnrollmentRow, InputCheck, InputSource } from '../../src/station/enrollment-input.ts';
-import type { ReportedRow } from '../../src/station/import-report.ts';
+import type {
+  EnrollmentRow,
+  InputCheck,
+  InputSource,
+  PlacedRow,
+} from '../../src/station/enrollment-input.ts';
 import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
 import { withCheckedInput } from '../shared/enrollment-options.ts';
@@ -109,7 +113,7 @@ async function runImport(
   ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
-  const rows = (): AsyncIterable<ReportedRow> => readPlacedRows(sources, options, digest);
+  const rows = (): AsyncIterable<readonly PlacedRow[]> => readPlacedRows(sources, options, digest);
   const identity = { input: digest, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {
     const listed: RowFailure[] = [];

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { IotdmError, systemErrorCode, type ErrorCode } from '../../src/errors.ts';
 import type { ImportIdentity, ImportJournal } from '../../src/records/import-journal.ts';
-import type { ReportedRow } from '../../src/station/import-report.ts';
+import type { PlacedRow } from '../../src/station/enrollment-input.ts';
 import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from './context.ts';
 import { CommandError, toFailure } from './failure.ts';
@@ -117,7 +117,7 @@ async function beginning(path: string, length: number): Promise<string> {
  */
 export async function writeReport(
   path: string,
-  rows: AsyncIterable<ReportedRow>,
+  rows: AsyncIterable<readonly PlacedRow[]>,
   journal: ImportJournal,
 ): Promise<void> {
   const { importReport } = await import('../../src/station/import-report.ts');

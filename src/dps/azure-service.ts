@@ -313,6 +313,7 @@ function asAzures(enrollment: Enrollment): AzuresEnrollment {
 }
 
 function withoutEtag(enrollment: Enrollment): Enrollment {
+  if (enrollment.etag === undefined) return enrollment;
   const copy: { -readonly [Name in keyof Enrollment]: Enrollment[Name] } = { ...enrollment };
   delete copy.etag;
   return copy;

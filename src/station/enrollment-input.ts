@@ -27,6 +27,11 @@ export interface InputSource {
   readonly format?: InputFormat;
 }
 
+/** A row and the file that it stands in. */
+export interface PlacedRow extends EnrollmentRow {
+  readonly file: string;
+}
+
 export interface InputCheck {
   /** Rows in all sources, faulty ones included. */
   readonly rows: number;
@@ -94,23 +99,23 @@ export async function* readCheckedRows(
   refuseChanged(read, digest);
 }
 
-/** The same, each with the name of its file. */
+/** The same, each with the name of its file, as they come: to hand over single rows costs as much as to read them. */
 export async function* readPlacedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
   digest?: string,
-): AsyncGenerator<EnrollmentRow & { readonly file: string }, void, undefined> {
+): AsyncGenerator<readonly PlacedRow[], void, undefined> {
   const read = new InputDigest();
   for (const source of sources) {
     const file = source.name;
     for await (const batch of readBatches(source, options, read)) {
-      for (const item of batch) {
+      yield batch.map((item) => {
         const { line, enrollment, serialNumber } = checkedRow(item);
         // Copied by name, which takes a tenth of the time.
-        yield serialNumber === undefined
+        return serialNumber === undefined
           ? { line, enrollment, file }
           : { line, enrollment, serialNumber, file };
-      }
+      });
     }
   }
   refuseChanged(read, digest);

@@ -1,13 +1,8 @@
 /** The report of an import: a CSV with every row of the input exactly once and what has become of it, over all runs. */
 
 import type { ImportJournal, RowFailure, RowState } from '../records/import-journal.ts';
-import { csvLine } from '../records/csv.ts';
-import type { EnrollmentRow } from './enrollment-input.ts';
-
-/** A row and the file that it stands in. */
-export interface ReportedRow extends EnrollmentRow {
-  readonly file: string;
-}
+import { csvLine, csvReportLine } from '../records/csv.ts';
+import type { PlacedRow } from './enrollment-input.ts';
 
 const columns = ['file', 'line', 'registrationId', 'outcome', 'code', 'message', 'wayOut'];
 
@@ -34,30 +29,27 @@ const outcomeNames: Readonly<Record<RowState, string>> = {
  * @param wayOut what mends a failure, in one line
  */
 export async function* importReport(
-  rows: AsyncIterable<ReportedRow>,
+  rows: AsyncIterable<readonly PlacedRow[]>,
   journal: ImportJournal,
   wayOut: (failure: RowFailure) => string,
 ): AsyncGenerator<string, void, undefined> {
   yield reportHeader;
   let index = 0;
-  for await (const { file, line, enrollment } of rows) {
-    const state = journal.state(index);
-    const failure = state === 'failed' ? await journal.failure(index) : undefined;
-    const cells = [
-      file,
-      String(line),
-      enrollment.registrationId,
-      outcomeNames[state],
-      failure?.code ?? '',
-      failure?.message ?? '',
-      failure === undefined ? '' : wayOut(failure),
-    ];
-    yield csvLine(cells.map(harmless));
-    index += 1;
+  for await (const some of rows) {
+    for (const { file, line, enrollment } of some) {
+      const state = journal.state(index);
+      const failure = state === 'failed' ? await journal.failure(index) : undefined;
+      const cells = [
+        file,
+        String(line),
+        enrollment.registrationId,
+        outcomeNames[state],
+        failure?.code ?? '',
+        failure?.message ?? '',
+        failure === undefined ? '' : wayOut(failure),
+      ];
+      yield csvReportLine(cells);
+      index += 1;
+    }
   }
-}
-
-/** Spreadsheets take a cell that begins like this for a formula, and what the service says is not ours. */
-function harmless(cell: string): string {
-  return /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell;
 }

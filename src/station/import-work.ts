@@ -29,7 +29,7 @@ import type { ImportTally } from './import-tally.ts';
 import type { ImportMode, ImportRow } from './import.ts';
 
 export interface WorkOptions {
-  readonly rows: () => AsyncIterable<ImportRow>;
+  readonly rows: () => AsyncIterable<readonly ImportRow[]>;
   readonly mode: ImportMode;
   readonly force: boolean;
   readonly concurrency: number;
@@ -98,10 +98,21 @@ export class ImportWork {
 
   /** Resolves when every row has an outcome. Throws what ended the import, once what was under way has settled. */
   async run(): Promise<void> {
-    const { journal, stop } = this.#options;
     try {
-      let index = -1;
-      for await (const row of this.#options.rows()) {
+      await this.#read();
+    } catch (error) {
+      this.#end(error);
+    }
+    await this.#drain();
+    await (await this.#snapshot?.catch(() => undefined))?.close();
+    if (this.#fault !== undefined) throw this.#fault.error;
+  }
+
+  async #read(): Promise<void> {
+    const { journal, stop } = this.#options;
+    let index = -1;
+    for await (const rows of this.#options.rows()) {
+      for (const row of rows) {
         index += 1;
         if (index >= journal.rows) throw inputChanged();
         const state = journal.state(index);
@@ -109,7 +120,7 @@ export class ImportWork {
         const id = idOf(row);
         // To wait for nothing, ten times for each request, would cost as much as sending it.
         if (!this.#isFree(id)) await this.#room(id);
-        if (stop.signal.aborted) break;
+        if (stop.signal.aborted) return;
         this.#take({
           index,
           id,
@@ -122,13 +133,8 @@ export class ImportWork {
           races: 0,
         });
       }
-      if (!stop.signal.aborted && index + 1 < journal.rows) throw inputChanged();
-    } catch (error) {
-      this.#end(error);
     }
-    await this.#drain();
-    await (await this.#snapshot?.catch(() => undefined))?.close();
-    if (this.#fault !== undefined) throw this.#fault.error;
+    if (!stop.signal.aborted && index + 1 < journal.rows) throw inputChanged();
   }
 
   /** Ten rows for each request under way, and ten more that are being made ready. Rows that wait in a lane are apart. */
@@ -452,8 +458,8 @@ function idOf(row: ImportRow): string {
   return row.enrollment.registrationId.toLowerCase();
 }
 
-async function* idsOf(rows: AsyncIterable<ImportRow>): AsyncGenerator<string, void> {
-  for await (const row of rows) yield idOf(row);
+async function* idsOf(rows: AsyncIterable<readonly ImportRow[]>): AsyncGenerator<string, void> {
+  for await (const some of rows) yield* some.map(idOf);
 }
 
 function halves<T>(items: readonly T[]): readonly (readonly T[])[] {

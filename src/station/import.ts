@@ -42,8 +42,8 @@ export interface ImportSummary extends ImportCounts {
 }
 
 export interface ImportOptions {
-  /** The input from its beginning; called again when all of it is to be looked through. */
-  readonly rows: () => AsyncIterable<ImportRow>;
+  /** The input from its beginning, some rows at a time; called again when all of it is to be looked through. */
+  readonly rows: () => AsyncIterable<readonly ImportRow[]>;
   /** How many rows there are; the journal's are as many. */
   readonly total: number;
   readonly service: ProvisioningService;

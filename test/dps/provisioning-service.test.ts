@@ -86,7 +86,7 @@ async function all(
 async function* rows(count: number) {
   for (let seed = 1; seed <= count; seed += 1) {
     await Promise.resolve();
-    yield { line: seed + 1, enrollment: fakeEnrollment(seed, { deviceId: `Device-${seed}` }) };
+    yield [{ line: seed + 1, enrollment: fakeEnrollment(seed, { deviceId: `Device-${seed}` }) }];
   }
 }
 
@@ -183,7 +183,7 @@ for (const [name, open] of Object.entries(subjects)) {
       assert.equal(service.requests - before, 1);
       const listed = pages.flat().sort((a, b) => a.registrationId.localeCompare(b.registrationId));
       const expected: Enrollment[] = [];
-      for await (const { enrollment } of rows(1000)) expected.push(enrollment);
+      for await (const some of rows(1000)) expected.push(...some.map(({ enrollment }) => enrollment));
       assert.deepEqual(
         listed.map((stored, index) => written(stored, expected[index] ?? full)),
         expected,
@@ -209,7 +209,7 @@ for (const [name, open] of Object.entries(subjects)) {
       const before = await service.create(fakeEnrollment(1));
       async function* thief() {
         await Promise.resolve();
-        yield { line: 2, enrollment: { ...fakeEnrollment(2), registrationId: 'device-0001' } };
+        yield [{ line: 2, enrollment: { ...fakeEnrollment(2), registrationId: 'device-0001' } }];
       }
       for (const mode of ['upsert', 'update'] as const) {
         const summary = await importEnrollments({ rows: thief, total: 1, service, mode });

@@ -35,7 +35,7 @@ async function run(
   async function* rows() {
     for (const [index, enrollment] of enrollments.entries()) {
       await Promise.resolve();
-      yield { line: index + 2, enrollment };
+      yield [{ line: index + 2, enrollment }];
     }
   }
   const { clock, delay } = new VirtualTime();

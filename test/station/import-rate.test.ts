@@ -63,7 +63,7 @@ async function run(
   async function* rows() {
     for (let number = 1; number <= count; number += 1) {
       await Promise.resolve();
-      yield { line: number + 1, enrollment: fakeEnrollment(number) };
+      yield [{ line: number + 1, enrollment: fakeEnrollment(number) }];
     }
   }
   const { clock, delay } = time;

@@ -15,11 +15,11 @@ import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
 import { MemoryService, refusal } from '../fakes/memory-service.ts';
 
-async function* rowsOf(enrollments: Iterable<Enrollment>): AsyncGenerator<EnrollmentRow> {
+async function* rowsOf(enrollments: Iterable<Enrollment>): AsyncGenerator<readonly EnrollmentRow[]> {
   let line = 2;
   for (const enrollment of enrollments) {
     await Promise.resolve();
-    yield { line: line++, enrollment };
+    yield [{ line: line++, enrollment }];
   }
 }
 
@@ -446,7 +446,7 @@ describe('faults', () => {
   it('of the input end it too', async () => {
     const service = new MemoryService();
     const unreadable = new IotdmError('input.unreadable', 'gone');
-    async function* rows(): AsyncGenerator<EnrollmentRow> {
+    async function* rows(): AsyncGenerator<readonly EnrollmentRow[]> {
       yield* rowsOf(seeds(15));
       throw unreadable;
     }
