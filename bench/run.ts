@@ -23,6 +23,7 @@ const KEY_ROWS = 1_000_000;
 /** What memory is compared with, to tell how it grows with each row. */
 const FEW_KEY_ROWS = 10_000;
 const CERTIFICATE_ROWS = 10_000;
+const ONLINE_ROWS = 100_000;
 
 const interrupt = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
@@ -84,7 +85,7 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
     // A hundred thousand, unless BENCH_ROWS says otherwise.
     for (const line of await measureOnline(
       dir,
-      Number(process.env['BENCH_ROWS'] ?? KEY_ROWS),
+      Number(process.env['BENCH_ROWS'] ?? ONLINE_ROWS),
       interrupt.signal,
     )) {
       console.log(line);
