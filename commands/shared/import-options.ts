@@ -27,7 +27,7 @@ export interface ImportOptions extends InputFileOptions {
 
 const MAX_CONCURRENCY = 64;
 /** Paced, a few are enough for any distance to the service. Else there is always one more that it could be doing. */
-const CONCURRENCY = { paced: 8, unlimited: 32 };
+const CONCURRENCY = { paced: 8, unlimited: 64 };
 const MAX_RATE = 10_000_000;
 const MAX_WAIT_S = 7 * 86_400;
 
