@@ -1,6 +1,7 @@
 /**
- * Keeps the enrollments: in memory as the JSON that is answered, and on disk as a log of every change, one JSON
- * document a line, written before the caller hears of it.
+ * Keeps the enrollments in a log of every change, one JSON document a line, written before the caller hears of it. In
+ * memory is what is asked for all the time, and where in the log the rest stands: a hundred thousand enrollments would
+ * keep the garbage collector busy.
  *
  * Lines: `{"start":N,"schema":1}` whenever the log is opened, `{"put":ENROLLMENT}`, `{"delete":"REGISTRATION ID"}`.
  */
@@ -33,7 +34,7 @@ const newline = 0x0a;
 
 export class EnrollmentStore {
   readonly #log: LogFile;
-  readonly #records: Map<string, EnrollmentRecord>;
+  readonly #records = new Map<string, EnrollmentRecord>();
   /** How often the log has been opened: with a counter it makes ETags that never repeat. */
   readonly #start: number;
   #writes = 0;
@@ -44,7 +45,7 @@ export class EnrollmentStore {
 
   private constructor(log: LogFile, loaded: Loaded) {
     this.#log = log;
-    this.#records = loaded.records;
+    for (const [key, record] of loaded.records) this.#records.set(key, new LoggedRecord(log, record));
     this.#unordered = [...loaded.records.keys()];
     this.#start = loaded.starts + 1;
     this.#log.append(`{"start":${this.#start},"schema":${schema}}\n`);
@@ -57,10 +58,12 @@ export class EnrollmentStore {
    */
   static open(file: string): EnrollmentStore {
     try {
-      const loaded = load(file);
-      // More lines that no longer count than lines that do: worth writing anew.
-      if (loaded.lines > 2 * loaded.records.size + 16) rewriteLog(file, piecesOf(loaded));
-      else if (loaded.torn > 0) truncateSync(file, loaded.length);
+      let loaded = load(file);
+      if (loaded.lines > 2 * loaded.records.size + 16) {
+        // More lines that no longer count than lines that do: worth writing anew.
+        rewriteLog(file, piecesOf(file, loaded));
+        loaded = load(file);
+      } else if (loaded.torn > 0) truncateSync(file, loaded.length);
       return new EnrollmentStore(new LogFile(file), loaded);
     } catch (cause) {
       if (cause instanceof IotdmError) throw cause;
@@ -89,16 +92,19 @@ export class EnrollmentStore {
   /** Takes effect as a whole once it is in the log; throws, changing nothing, when it cannot be written. */
   commit(changes: readonly EnrollmentChange[]): void {
     if (changes.length === 0) return;
-    this.#log.append(changes.map(logLine).join(''));
-    for (const change of changes) {
+    const lines = changes.map(logLine);
+    let at = this.#log.append(lines.join(''));
+    for (const [index, change] of changes.entries()) {
+      const length = Buffer.byteLength(lines[index] ?? '');
       if ('put' in change) {
         const key = change.put.registrationId.toLowerCase();
         const before = this.#records.size;
-        this.#records.set(key, change.put);
+        this.#records.set(key, new LoggedRecord(this.#log, placed(change.put, at, length)));
         if (this.#records.size > before) this.#unordered.push(key);
       } else {
         this.#records.delete(change.delete.toLowerCase());
       }
+      at += length;
     }
   }
 
@@ -137,8 +143,52 @@ export class EnrollmentStore {
   }
 }
 
+/** An enrollment, and where its JSON stands in the log, in bytes. */
+interface Place extends Omit<EnrollmentRecord, 'json'> {
+  readonly at: number;
+  readonly length: number;
+}
+
+/** @param at where its line begins; @param length of the line with its line feed */
+function placed(
+  { registrationId, etag, createdDateTimeUtc }: Omit<EnrollmentRecord, 'json'>,
+  at: number,
+  length: number,
+): Place {
+  const before = putLine.length;
+  return {
+    registrationId,
+    etag,
+    createdDateTimeUtc,
+    at: at + before,
+    length: length - before - '}\n'.length,
+  };
+}
+
+class LoggedRecord implements EnrollmentRecord {
+  readonly registrationId: string;
+  readonly etag: string;
+  readonly createdDateTimeUtc: string;
+  readonly #log: LogFile;
+  readonly #at: number;
+  readonly #length: number;
+
+  constructor(log: LogFile, { registrationId, etag, createdDateTimeUtc, at, length }: Place) {
+    this.registrationId = registrationId;
+    this.etag = etag;
+    this.createdDateTimeUtc = createdDateTimeUtc;
+    this.#log = log;
+    this.#at = at;
+    this.#length = length;
+  }
+
+  get json(): string {
+    return this.#log.read(this.#at, this.#length);
+  }
+}
+
 interface Loaded {
-  readonly records: Map<string, EnrollmentRecord>;
+  readonly records: Map<string, Place>;
   readonly starts: number;
   /** Complete lines. */
   readonly lines: number;
@@ -149,7 +199,7 @@ interface Loaded {
 }
 
 function load(file: string): Loaded {
-  const records = new Map<string, EnrollmentRecord>();
+  const records = new Map<string, Place>();
   if (!existsSync(file)) return { records, starts: 0, lines: 0, length: 0, torn: 0 };
   const descriptor = openSync(file, 'r');
   let starts = 0;
@@ -163,8 +213,8 @@ function load(file: string): Loaded {
       let from = 0;
       for (let end = data.indexOf(newline); end !== -1; end = data.indexOf(newline, from)) {
         lines += 1;
-        // A string of its own for each line, so that what is superseded does not stay in memory.
-        starts = Math.max(starts, apply(data.toString('utf8', from, end), records, `${file}: line ${lines}`));
+        const line = { text: data.toString('utf8', from, end), at: length + from, length: end + 1 - from };
+        starts = Math.max(starts, apply(line, records, `${file}: line ${lines}`));
         from = end + 1;
       }
       length += from;
@@ -179,18 +229,22 @@ function load(file: string): Loaded {
 const putLine = '{"put":';
 
 /** Applies one line to the records; returns the number of a start, else 0. */
-function apply(line: string, records: Map<string, EnrollmentRecord>, at: string): number {
-  const entry = parseLogLine(line, at);
+function apply(
+  line: { readonly text: string; readonly at: number; readonly length: number },
+  records: Map<string, Place>,
+  where: string,
+): number {
+  const entry = parseLogLine(line.text, where);
   const put = entry['put'];
-  if (typeof put === 'object' && put !== null && line.startsWith(putLine)) {
+  if (typeof put === 'object' && put !== null && line.text.startsWith(putLine)) {
     const { registrationId, etag, createdDateTimeUtc } = put as Record<string, unknown>;
     if (
       typeof registrationId === 'string' &&
       typeof etag === 'string' &&
       typeof createdDateTimeUtc === 'string'
     ) {
-      const json = line.slice(putLine.length, -1);
-      records.set(registrationId.toLowerCase(), { registrationId, etag, createdDateTimeUtc, json });
+      const record = { registrationId, etag, createdDateTimeUtc };
+      records.set(registrationId.toLowerCase(), placed(record, line.at, line.length));
       return 0;
     }
   }
@@ -200,9 +254,9 @@ function apply(line: string, records: Map<string, EnrollmentRecord>, at: string)
   }
   if (Number.isSafeInteger(entry['start'])) {
     if (entry['schema'] === schema) return entry['start'] as number;
-    throw new IotdmError('input.invalid', `${at} is of another version of the emulator`);
+    throw new IotdmError('input.invalid', `${where} is of another version of the emulator`);
   }
-  throw new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
+  throw new IotdmError('input.invalid', `${where} is not an entry of the emulator's log`);
 }
 
 function logLine(change: EnrollmentChange): string {
@@ -210,16 +264,21 @@ function logLine(change: EnrollmentChange): string {
 }
 
 /** What still counts, as the lines of a new log, many to a piece. */
-function* piecesOf({ records, starts }: Loaded): Generator<string> {
-  let lines = [`{"start":${starts},"schema":${schema}}\n`];
-  for (const put of records.values()) {
-    lines.push(logLine({ put }));
-    if (lines.length === 1000) {
-      yield lines.join('');
-      lines = [];
+function* piecesOf(file: string, { records, starts }: Loaded): Generator<string> {
+  const log = new LogFile(file);
+  try {
+    let lines = [`{"start":${starts},"schema":${schema}}\n`];
+    for (const place of records.values()) {
+      lines.push(logLine({ put: new LoggedRecord(log, place) }));
+      if (lines.length === 1000) {
+        yield lines.join('');
+        lines = [];
+      }
     }
+    yield lines.join('');
+  } finally {
+    log.close();
   }
-  yield lines.join('');
 }
 
 /** The index of the first id that comes after `after`. */

@@ -6,6 +6,7 @@ import {
   fsyncSync,
   ftruncateSync,
   openSync,
+  readSync,
   renameSync,
   rmSync,
   writeSync,
@@ -14,7 +15,7 @@ import { IotdmError } from '../errors.ts';
 
 const ownerOnly = 0o600;
 
-/** The open end of a log: whole lines are appended, or nothing at all. */
+/** A log whose end is open: whole lines are appended, or nothing at all. */
 export class LogFile {
   readonly #file: string;
   #descriptor: number | undefined;
@@ -23,20 +24,31 @@ export class LogFile {
   /** Makes the file where there is none. Throws system errors as they are. */
   constructor(file: string) {
     this.#file = file;
-    this.#descriptor = openSync(file, 'a', ownerOnly);
+    this.#descriptor = openSync(file, 'a+', ownerOnly);
     this.#length = fstatSync(this.#descriptor).size;
   }
 
-  append(text: string): void {
-    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
+  /** @returns where the text begins in the file, in bytes */
+  append(text: string): number {
+    const descriptor = this.#open();
     const bytes = Buffer.from(text, 'utf8');
     try {
-      writeAll(this.#descriptor, bytes);
+      writeAll(descriptor, bytes);
     } catch (error) {
-      this.#takeBack(this.#descriptor);
+      this.#takeBack(descriptor);
       throw error;
     }
+    const at = this.#length;
     this.#length += bytes.length;
+    return at;
+  }
+
+  /** What was appended there, or stood there before. */
+  read(at: number, length: number): string {
+    const bytes = Buffer.allocUnsafe(length);
+    const count = readSync(this.#open(), bytes, 0, length, at);
+    if (count < length) throw new Error(`${this.#file} is shorter than it was`);
+    return bytes.toString('utf8');
   }
 
   /** Flushes to disk; calling it again does nothing. */
@@ -45,6 +57,11 @@ export class LogFile {
     fsyncSync(this.#descriptor);
     closeSync(this.#descriptor);
     this.#descriptor = undefined;
+  }
+
+  #open(): number {
+    if (this.#descriptor === undefined) throw new Error(`${this.#file} is closed`);
+    return this.#descriptor;
   }
 
   /** Removes what a failed write has left: half a line in the midst of the log could never be read again. */
