@@ -22,6 +22,27 @@ export function base32(bytes: Buffer): string {
   return text.toString('latin1');
 }
 
+/** The bytes of what `base32` gives, or undefined for any other text. */
+export function decodeBase32(text: string): Buffer | undefined {
+  const bytes = Buffer.allocUnsafe(Math.floor((text.length * 5) / 8));
+  let length = 0;
+  let bits = 0;
+  let value = 0;
+  for (const character of text) {
+    const digit = alphabet.indexOf(character);
+    if (digit === -1) return undefined;
+    value = (value << 5) | digit;
+    bits += 5;
+    if (bits >= 8) {
+      bits -= 8;
+      bytes[length] = value >>> bits;
+      length += 1;
+    }
+    value &= (1 << bits) - 1;
+  }
+  return base32(bytes) === text ? bytes : undefined;
+}
+
 /** The bytes of canonical base64 (padding included, no white space), or undefined for any other text. */
 export function decodeBase64(text: string): Buffer | undefined {
   const bytes = Buffer.from(text, 'base64');

@@ -1,6 +1,6 @@
 /** Finds rows that would enroll one device twice, or two devices as one. Of each row only hashes are kept. */
 import type { Enrollment } from '../dps/enrollment.ts';
-import { registrationIdOf } from '../tpm/endorsement-key.ts';
+import { digestOfKey, digestOfRegistrationId } from '../tpm/endorsement-key.ts';
 import { quoted } from './enrollment-columns.ts';
 import type { RowFault, SoundRow } from './enrollment-rows.ts';
 import { LineNumbers, SeenTexts, type SeenPlace } from './first-seen.ts';
@@ -8,7 +8,7 @@ import { LineNumbers, SeenTexts, type SeenPlace } from './first-seen.ts';
 export class DuplicateSearch {
   readonly #names: readonly string[];
   readonly #lines = new LineNumbers();
-  /** By the id that follows from the key; the value is twice the line's number, plus one where it is the row's id. */
+  /** By the key's digest; the value is twice the line's number, plus one where the row's id follows from the key. */
   readonly #keys = new SeenTexts();
   /** Registration ids that do not follow from the row's key: most files have none, and need no room for them. */
   readonly #ids = new SeenTexts();
@@ -24,9 +24,10 @@ export class DuplicateSearch {
   look(file: number, { row, endorsementKey, hasOwnId }: SoundRow): readonly RowFault[] {
     const { enrollment, serialNumber, line } = row;
     const { registrationId } = enrollment;
-    const derivedId = hasOwnId ? registrationIdOf(endorsementKey) : registrationId;
+    const digest = digestOfKey(endorsementKey);
+    const digestOfId = hasOwnId ? digestOfRegistrationId(registrationId) : digest;
     const number = this.#lines.of({ file, line });
-    const isDerived = registrationId === derivedId;
+    const isDerived = digestOfId === digest;
     const faults: RowFault[] = [];
     const report = (field: string, what: string, earlier: number) => {
       faults.push({
@@ -39,10 +40,10 @@ export class DuplicateSearch {
         message: `${what} stands in ${this.#nameOf(this.#lines.placeOf(earlier))} already`,
       });
     };
-    const sameKey = this.#keys.see(derivedId, number * 2 + (isDerived ? 1 : 0));
+    const sameKey = this.#keys.see(digest, number * 2 + (isDerived ? 1 : 0));
     const sameId = isDerived
       ? (derivedLine(sameKey) ?? this.#ids.find(registrationId))
-      : (this.#ids.see(registrationId, number) ?? derivedLine(this.#keys.find(registrationId)));
+      : (this.#ids.see(registrationId, number) ?? this.#derivedFrom(digestOfId));
     const device = deviceOf(enrollment, isDerived);
     const sameDevice = device === undefined ? undefined : this.#devices.see(device, number);
     const sameSerial = serialNumber === undefined ? undefined : this.#serials.see(serialNumber, number);
@@ -61,6 +62,11 @@ export class DuplicateSearch {
       report('serialNumber', `the serial number ${quoted(serialNumber ?? '')}`, sameSerial);
     }
     return faults;
+  }
+
+  /** The row whose id follows from the key with this digest. */
+  #derivedFrom(digest: string | undefined): number | undefined {
+    return digest === undefined ? undefined : derivedLine(this.#keys.find(digest));
   }
 
   #nameOf({ file, line }: SeenPlace): string {

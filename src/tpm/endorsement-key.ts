@@ -5,7 +5,7 @@
  */
 import crypto, { createHash, createPublicKey, type KeyObject } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
-import { base32, decodeBase64 } from '../encoding.ts';
+import { base32, decodeBase32, decodeBase64 } from '../encoding.ts';
 
 /** PolicySecret(TPM_RH_ENDORSEMENT), the authorization policy of every L-1 endorsement key. */
 export const EK_AUTH_POLICY = Buffer.from(
@@ -19,6 +19,9 @@ export const EK_PUBLIC_PREFIX = Buffer.concat([
   EK_AUTH_POLICY,
   Buffer.from('00060080004300100800000000000100', 'hex'),
 ]);
+
+/** Base32 of 32 bytes. */
+const DERIVED_ID_LENGTH = 52;
 
 /** Length of the modulus of RSA 2048 in bytes. */
 const MODULUS_BYTES = 256;
@@ -65,14 +68,23 @@ export function parseEndorsementKey(text: string): Buffer {
 
 /** DPS's registration id of a TPM: lower-case base32 of SHA-256 over the TPM2B_PUBLIC, 52 characters. */
 export function registrationIdOf(endorsementKey: Buffer): string {
-  return base32(sha256(endorsementKey));
+  return base32(Buffer.from(digestOfKey(endorsementKey), 'binary'));
 }
 
-/** Node.js 20.12 and later do this in one call, in half the time: it is most of what a row of an import costs. */
-function sha256(bytes: Buffer): Buffer {
+/** SHA-256 over the TPM2B_PUBLIC, a character for each byte: what an id that follows from the key stands for. */
+export function digestOfKey(endorsementKey: Buffer): string {
+  // Node.js 20.12 and later do this in one call, in half the time: it is most of what a row of an import costs.
   const { hash } = crypto as Partial<typeof crypto>;
-  if (hash === undefined) return createHash('sha256').update(bytes).digest();
-  return Buffer.from(hash('sha256', bytes, 'binary'), 'binary');
+  return hash === undefined
+    ? createHash('sha256').update(endorsementKey).digest('binary')
+    : hash('sha256', endorsementKey, 'binary');
+}
+
+/** The digest that a registration id stands for, or undefined when it follows from no key. */
+export function digestOfRegistrationId(registrationId: string): string | undefined {
+  return registrationId.length === DERIVED_ID_LENGTH
+    ? decodeBase32(registrationId)?.toString('binary')
+    : undefined;
 }
 
 /** The same digest in hex: what Microsoft's IoT Edge documentation shows as registration id, 64 characters. */
