@@ -12,7 +12,7 @@ const path = (name: string): string => fileURLToPath(new URL(`../${name}`, impor
 const executable = path('dist/iotdm.js');
 const peer = path('bench/peers/azure-sdk.mjs');
 
-const ROUNDS = 3;
+const ROUNDS = 5;
 /** Enough of them for a rate: a hundred thousand calls one after the other would take minutes. */
 const LOOP_ROWS = 5_000;
 /** What an import may send beyond one request for ten rows. */
@@ -82,7 +82,7 @@ export async function measureOnline(dir: string, rows: number, signal: AbortSign
       const rate = others[index] ?? Number.NaN;
       const times = own / rate;
       return (
-        `  ${name.padEnd(48)} ${`${shown(rate)} rows/s`.padStart(14)}   iotdm is ${times.toFixed(1)} times as fast` +
+        `  ${name.padEnd(48)} ${`${shown(rate)} rows/s`.padStart(14)}   iotdm is ${times.toFixed(2)} times as fast` +
         ` (${times >= target ? 'at least' : 'LESS THAN'} ${target})${count < rows ? `; of ${shown(count)} rows` : ''}`
       );
     }),

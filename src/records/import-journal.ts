@@ -10,6 +10,7 @@
 import { accessSync, constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { IotdmError, isErrorCode, systemErrorCode, type ErrorCode, type ErrorDetails } from '../errors.ts';
 import { takeProcessLock, type ProcessLock } from '../process-lock.ts';
 import { syncDirectory } from './lasting-file.ts';
@@ -444,8 +445,8 @@ class JournalFile {
 
   async #writeAll(): Promise<void> {
     try {
-      // What comes within the same turn goes together.
-      await Promise.resolve();
+      // What comes within the same turn of the event loop goes together.
+      await setImmediate();
       const taken = this.#requested;
       const bytes = this.takeLines(this.#end);
       if (bytes.length > 0) {

@@ -141,7 +141,8 @@ describe('the journal of an import', () => {
   it('that fills the disk stops the import, which then says so', { skip: noNameSpaces }, async () => {
     writeFileSync(join(dir, 'a.csv'), rows(4000));
     mkdirSync(join(dir, 'disk'));
-    const import_ = ['enrollment', 'import', 'a.csv', '--rate', '0', '--journal', 'disk/j', '--json'];
+    const few = ['--rate', '0', '--concurrency', '4'];
+    const import_ = ['enrollment', 'import', 'a.csv', ...few, '--journal', 'disk/j', '--json'];
     const child = spawn(
       'unshare',
       [...smallDisk, process.execPath, executable, ...import_, ...service.options],
