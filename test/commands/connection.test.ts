@@ -43,6 +43,27 @@ async function tunnelsOf(args: readonly string[], env: Record<string, string>): 
   return proxy.tunnels.length - before;
 }
 
+describe('an import', () => {
+  it('has as many connections as requests under way, so that none of them waits for another', async () => {
+    const distant = await emulator(lifetime, { latency: { minMs: 150, maxMs: 150 } });
+    const rows = Array.from({ length: 500 }, (_, number) => {
+      const { registrationId, attestation } = fakeEnrollment(number + 1);
+      return `${registrationId},${attestation.tpm.endorsementKey}\n`;
+    });
+    writeFileSync(join(dir, 'many.csv'), `registrationId,endorsementKey\n${rows.join('')}`);
+    const args = [
+      'enrollment',
+      'import',
+      'many.csv',
+      '--rate',
+      'unlimited',
+      '--proxy',
+      `127.0.0.1:${proxy.port}`,
+    ];
+    assert.equal(await tunnelsOf([...args, '--concurrency', '24', ...distant.options], {}), 24);
+  });
+});
+
 describe('a proxy', () => {
   it('is taken from the flag, the environment or the settings file, and not for hosts in NO_PROXY', async () => {
     const url = `http://127.0.0.1:${proxy.port}`;

@@ -503,6 +503,22 @@ describe('connections', () => {
     assert.throws(() => open({ host: 'https://example.net' }), { code: 'usage.invalid' });
   });
 
+  it('share the connections that there may be, and none waits for one that hangs', async () => {
+    const service = open({ maxSockets: 2, timeoutMs: 200 });
+    const before = server.connections;
+    server.answer(() => undefined, answering(404, ''));
+    const hanging = failure(service.find('hangs'));
+    const found = await Promise.all(['a', 'b', 'c', 'd', 'e'].map((id) => service.find(id)));
+    assert.deepEqual(
+      found,
+      Array.from({ length: 5 }, () => undefined),
+    );
+    assert.equal(server.connections - before, 2);
+    assert.equal((await hanging).code, 'network.timeout');
+    await Promise.all(['f', 'g'].map((id) => service.find(id)));
+    assert.equal(server.connections - before, 3, 'what hung is made anew');
+  });
+
   it('end with close(), and with them every call under way', async () => {
     const service = open({ maxSockets: 1 });
     server.answer(() => undefined);

@@ -11,6 +11,7 @@ import {
   fileInput,
   readCheckedRows,
   readEnrollmentRows,
+  readPlacedRows,
   type EnrollmentRow,
   type InputFormat,
   type InputOptions,
@@ -511,6 +512,21 @@ describe('faults', () => {
     assert.deepEqual(await faultsOf(csv(`endorsementKey,tags.a,tags.a.b\n${key},1,2\n`)), [
       '2:428: tags.a.b: tags.a.b is given twice, or both as a value and as an object',
     ]);
+  });
+
+  it('is refused when its bytes are not those that were checked', async () => {
+    let text = `registrationId,endorsementKey\none,${key}\n`;
+    const edited: InputSource = { name: 'rows.csv', open: () => chunked(text, 1000) };
+    const { digest } = await checkEnrollmentInput([edited]);
+    const ids = async (): Promise<string[]> => {
+      const rows = await collect(readPlacedRows([edited], {}, digest));
+      return rows.flat().map(({ enrollment }) => enrollment.registrationId);
+    };
+    assert.deepEqual(await ids(), ['one']);
+    // As many rows and bytes as before.
+    text = text.replace('one', 'two');
+    await rejects(ids(), /the input has changed since it was checked/);
+    await rejects(collect(readCheckedRows([edited], {}, digest)), /has changed/);
   });
 
   it('finds duplicates across files, by id without regard to case, by key and by serial number', async () => {
