@@ -44,7 +44,7 @@ export interface InputCheck {
 
 const MAX_LISTED_FAULTS = 100;
 /** With fewer, fetching them would take as long as what is done with them. */
-const READ_BYTES = 256 * 1024;
+const READ_BYTES = 128 * 1024;
 /** With more, the rows of a piece would outlive the cheap part of the garbage collection. */
 const PIECE_BYTES = 64 * 1024;
 
