@@ -42,6 +42,12 @@ export const changedMeanwhile: Objection = {
   message: 'was changed by somebody else meanwhile and is not as the row says',
 };
 
+/** What is to be deleted is not what the row was made from. */
+export const anotherVersion: Objection = {
+  code: 'service.changed-meanwhile',
+  message: 'was changed by somebody else meanwhile: it is not the version with the etag of the row',
+};
+
 export const notEnrolled: Objection = { code: 'service.not-found', message: 'is not enrolled' };
 
 export const enrolledAlready: Objection = { code: 'service.conflict', message: 'is enrolled already' };

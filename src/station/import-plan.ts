@@ -4,7 +4,14 @@ import { bulkLimit } from '../dps/service.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
-import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
+import {
+  anotherVersion,
+  asObjection,
+  compare,
+  enrolledAlready,
+  notEnrolled,
+  type Objection,
+} from './import-comparison.ts';
 import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
 import type { ImportMode } from './import.ts';
 import type { StoredEnrollment } from '../dps/enrollment.ts';
@@ -59,6 +66,8 @@ export class ImportPlan {
   };
   /** Requests that an import needs to know what exists already. */
   #pages = 1;
+  /** Of the deletions, those of one version only: each is a request. */
+  #versions = 0;
 
   constructor(options: PlanOptions) {
     this.#options = options;
@@ -96,7 +105,8 @@ export class ImportPlan {
     const { bulkCost, ratePerMinute, mode } = this.#options;
     const counts = this.#counts;
     const written = [counts.create, counts.update, counts.delete];
-    const writes = written.reduce((sum, count) => sum + Math.ceil(count / bulkLimit), 0);
+    const inBulk = [counts.create, counts.update, counts.delete - this.#versions];
+    const writes = inBulk.reduce((sum, count) => sum + Math.ceil(count / bulkLimit), this.#versions);
     const existing = counts.update + counts.unchanged + counts.conflict;
     const reads = mode === 'delete' || mode === 'create' ? 0 : Math.min(existing, this.#pages);
     const operations =
@@ -148,13 +158,24 @@ export class ImportPlan {
       if (error instanceof Unreadable) return { action: 'conflict', objection: asObjection(error.cause) };
       throw error;
     }
-    if (mode === 'delete') return { action: stored === undefined ? 'skip' : 'delete' };
+    if (mode === 'delete') return this.#deletion(row.enrollment.etag, stored);
     if (stored === undefined) {
       return mode === 'update' ? { action: 'conflict', objection: notEnrolled } : { action: 'create' };
     }
     return mode === 'create'
       ? { action: 'conflict', objection: enrolledAlready }
       : compare(row.enrollment, stored, force);
+  }
+
+  #deletion(
+    etag: string | undefined,
+    stored: StoredEnrollment | undefined,
+  ): { readonly action: PlannedAction; readonly objection?: Objection } {
+    if (stored === undefined) return { action: 'skip' };
+    if (etag === undefined || this.#options.force) return { action: 'delete' };
+    if (etag !== stored.etag) return { action: 'conflict', objection: anotherVersion };
+    this.#versions += 1;
+    return { action: 'delete' };
   }
 }
 

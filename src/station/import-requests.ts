@@ -91,13 +91,22 @@ export class Requests {
     enrollments: readonly Enrollment[],
     announce: () => Promise<void>,
   ): Promise<BulkResult> {
-    const { governor, bulkCost, service } = this.#options;
+    const { bulkCost, service } = this.#options;
+    const cost = bulkCost === 'request' ? 1 : enrollments.length;
+    return this.#write(cost, () => service.bulk(mode, enrollments), announce);
+  }
+
+  /** Deletes one enrollment in the version that has this etag; else as `bulk`, whose requests cannot say which. */
+  async deleteVersion(registrationId: string, etag: string, announce: () => Promise<void>): Promise<void> {
+    await this.#write(1, () => this.#options.service.delete(registrationId, etag), announce);
+  }
+
+  async #write<T>(cost: number, send: () => Promise<T>, announce: () => Promise<void>): Promise<T> {
     // Without a pace it leaves soon, and many are announced together; else as late as can be, so that of an import that
     // is stopped there is little to look up.
-    const isPaced = Number.isFinite(governor.ratePerMinute);
+    const isPaced = Number.isFinite(this.#options.governor.ratePerMinute);
     if (!isPaced) await announce();
-    const cost = bulkCost === 'request' ? 1 : enrollments.length;
-    return this.#untilTakenUp('write', cost, () => service.bulk(mode, enrollments), announce);
+    return this.#untilTakenUp('write', cost, send, announce);
   }
 
   /** @throws Unreadable; IotdmError for what the service has against the id, and for what ends the import */

@@ -4,7 +4,7 @@
  */
 
 import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
-import { bulkLimit, type BulkMode } from '../dps/service.ts';
+import { bulkLimit, type BulkFailure, type BulkMode } from '../dps/service.ts';
 import { IotdmError } from '../errors.ts';
 import {
   rowOutcomes,
@@ -15,6 +15,7 @@ import {
 } from '../records/import-journal.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
 import {
+  anotherVersion,
   asObjection,
   bulkObjection,
   changedMeanwhile,
@@ -222,6 +223,10 @@ export class ImportWork {
   // Sending
 
   #add(operation: RowOperation, item: Item): void {
+    if (this.#versionToDelete(operation, item) !== undefined) {
+      this.#flow(() => this.#send(operation, [item]));
+      return;
+    }
     this.#lanes[operation].push(item);
     if (this.#lanes[operation].length >= bulkLimit) this.#dispatch(operation);
   }
@@ -248,20 +253,8 @@ export class ImportWork {
   async #send(operation: RowOperation, items: readonly Item[]): Promise<void> {
     const [only] = items;
     if (only === undefined) return;
-    const { journal, requests } = this.#options;
     try {
-      const { errors } = await requests.bulk(
-        bulkModes[operation],
-        items.map(({ enrollment }) => enrollment),
-        async () => {
-          const news = items.filter(({ index }) => journal.state(index) !== operation);
-          if (news.length > 0)
-            await journal.sent(
-              operation,
-              news.map(({ index }) => index),
-            );
-        },
-      );
+      const errors = await this.#sendOnce(operation, items);
       const objections = new Map(
         errors.map((failure) => [failure.registrationId.toLowerCase(), bulkObjection(failure)]),
       );
@@ -277,6 +270,31 @@ export class ImportWork {
       if (items.length === 1) this.#answered(operation, only, objection);
       else for (const half of halves(items)) await this.#send(operation, half);
     }
+  }
+
+  async #sendOnce(operation: RowOperation, items: readonly Item[]): Promise<readonly BulkFailure[]> {
+    const { journal, requests } = this.#options;
+    const announce = async (): Promise<void> => {
+      const news = items.filter(({ index }) => journal.state(index) !== operation);
+      if (news.length === 0) return;
+      await journal.sent(
+        operation,
+        news.map(({ index }) => index),
+      );
+    };
+    const [only] = items;
+    const version = only === undefined ? undefined : this.#versionToDelete(operation, only);
+    if (only === undefined || version === undefined) {
+      const enrollments = items.map(({ enrollment }) => enrollment);
+      return (await requests.bulk(bulkModes[operation], enrollments, announce)).errors;
+    }
+    await requests.deleteVersion(only.id, version, announce);
+    return [];
+  }
+
+  /** The etag of a row that is meant for one version only. Bulk requests delete whatever there is. */
+  #versionToDelete(operation: RowOperation, { row }: Item): string | undefined {
+    return operation === 'delete' && !this.#options.force ? row.enrollment.etag : undefined;
   }
 
   #count(operation: RowOperation, sent: number, objections: readonly Objection[]): void {
@@ -328,6 +346,8 @@ export class ImportWork {
       this.#route(item, () => this.#found(item, notEnrolled));
     } else if (operation === 'delete' && objection.code === 'service.not-found') {
       this.#settled(item, item.doubt === 'delete' ? 'deleted' : 'absent');
+    } else if (operation === 'delete' && objection.code === 'service.changed-meanwhile') {
+      this.#failed(item, { ...objection, message: anotherVersion.message });
     } else this.#failed(item, objection);
   }
 

@@ -21,7 +21,7 @@ export type { ImportCounts, ImportFailure, ImportProgress } from './import-tally
  *   that changes something, and only over the version that was read.
  * - `create`: what is there already is a failure of its row (`service.conflict`), even when it is identical.
  * - `update`: as upsert, but what is absent is a failure of its row (`service.not-found`).
- * - `delete`: by registration id alone; what is absent already counts as skipped.
+ * - `delete`: by registration id, and where a row has an etag, that version only; what is absent already counts as skipped.
  *
  * Neither upsert nor update writes over an enrollment that holds another endorsement key than the row's.
  */

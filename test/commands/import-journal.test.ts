@@ -369,6 +369,36 @@ describe('a dry run with credentials', () => {
     assert.equal(await actions('delete'), 'delete delete skip skip');
   });
 
+  it('spares what was changed since it was listed', async () => {
+    writeFileSync(join(dir, 'a.csv'), rows(3));
+    summaryOf(await importing(['a.csv', '--json', '--no-journal']));
+    const ids = [`t${series}-0000`, `t${series}-0001`, `t${series}-0002`];
+    const listing = ['enrollment', 'list', '--ndjson', '--id-prefix', `t${series}-`, ...service.options];
+    writeFileSync(join(dir, 'listed.ndjson'), (await iotdm(listing)).stdout);
+    const changing = ['enrollment', 'update', ids[1] ?? '', '--device-id', 'theirs', ...service.options];
+    assert.equal((await iotdm(changing)).code, 0);
+
+    const deleting = ['enrollment', 'import', 'listed.ndjson', '--mode', 'delete', '--yes', '--json'];
+    const dry = await iotdm([...deleting, '--dry-run', '--rate', '60', ...service.options], { cwd: dir });
+    const planned = JSON.parse(dry.stdout) as Plan;
+    assert.deepEqual(
+      planned.rows.map(({ action, code }) => [action, code]),
+      [
+        ['delete', undefined],
+        ['conflict', 'service.changed-meanwhile'],
+        ['delete', undefined],
+      ],
+    );
+    assert.equal(planned.requests, 2, 'a version is deleted by a request of its own');
+
+    const outcome = await iotdm([...deleting, ...service.options], { cwd: dir });
+    assert.equal(outcome.code, 8, outcome.stderr);
+    const left = JSON.parse((await iotdm(listing)).stdout) as { readonly registrationId: string };
+    assert.equal(left.registrationId, ids[1]);
+    assert.equal((await iotdm([...deleting, '--force', ...service.options], { cwd: dir })).code, 0);
+    assert.equal((await iotdm(listing)).stdout, '');
+  });
+
   it('of an empty service or a long file is one document', async () => {
     writeFileSync(join(dir, 'a.csv'), rows(2500));
     const { rows: planned, create, total } = await plan();

@@ -41,12 +41,13 @@ export class MemoryService implements ProvisioningService {
   }
 
   async delete(registrationId: string, etag?: string): Promise<void> {
-    await this.#request('delete', [{ registrationId }]);
+    const request = await this.#request('delete', [{ registrationId }]);
     const stored = this.#stored.get(registrationId.toLowerCase());
     if (stored === undefined) throw refusal(404201, 'no such enrollment');
     if (etag !== undefined && etag !== '*' && etag !== stored.etag)
       throw refusal(412001, 'precondition failed');
     this.#stored.delete(registrationId.toLowerCase());
+    await this.interceptAnswer(request);
   }
 
   async *list({ pageSize = 1000 } = {}): AsyncIterable<readonly StoredEnrollment[]> {

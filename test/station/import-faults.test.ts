@@ -164,6 +164,59 @@ describe('a request of which nobody knows whether it took effect', () => {
   });
 });
 
+describe('the deletion of a version', () => {
+  /** As they are enrolled, with their etags. */
+  const enrolled = async (service: MemoryService, count: number): Promise<Enrollment[]> => {
+    await run(service, 'create', fleet(count));
+    return fleet(count).map((enrollment) => {
+      const etag = service.all.get(enrollment.registrationId)?.etag ?? '';
+      return { ...enrollment, etag };
+    });
+  };
+
+  it('leaves alone what somebody else has changed, unless it is forced', async () => {
+    const service = new MemoryService();
+    const rows = await enrolled(service, 4);
+    await service.replace(fakeEnrollment(2, { deviceId: 'theirs' }), '*');
+    const summary = await run(service, 'delete', [...rows, ...fleet(6).slice(4)]);
+    assert.deepEqual(counts(summary), { deleted: 3, failed: 1, skipped: 2 });
+    assert.deepEqual(summary.failures, [
+      {
+        line: 3,
+        registrationId: 'device-0002',
+        code: 'service.changed-meanwhile',
+        message: 'was changed by somebody else meanwhile: it is not the version with the etag of the row',
+      },
+    ]);
+    assert.deepEqual(
+      [...service.all.values()].map(({ deviceId }) => deviceId),
+      ['theirs'],
+    );
+    assert.deepEqual(counts(await run(service, 'delete', rows, { force: true })), { deleted: 1, skipped: 3 });
+    assert.equal(service.all.size, 0);
+  });
+
+  it('of which nobody knows whether it took effect is done once', async () => {
+    for (const where of ['intercept', 'interceptAnswer'] as const) {
+      for (const isChanged of [false, true]) {
+        const service = new MemoryService();
+        const rows = await enrolled(service, 12);
+        let isCut = false;
+        service[where] = async ({ operation, ids }) => {
+          if (isCut || operation !== 'delete' || !ids.includes('device-0003')) return;
+          isCut = true;
+          // Before it arrives, or enrolling the device again after it has.
+          if (isChanged) await service.replace(fakeEnrollment(3, { deviceId: 'theirs' }), '*');
+          throw cut();
+        };
+        const summary = await run(service, 'delete', rows);
+        assert.deepEqual(counts(summary), isChanged ? { deleted: 11, failed: 1 } : { deleted: 12 });
+        assert.equal(service.all.size, isChanged ? 1 : 0);
+      }
+    }
+  });
+});
+
 describe('a request that fails again and again', () => {
   it('for one of its rows leaves that row behind, with the reason', async () => {
     const service = new MemoryService();
