@@ -50,6 +50,9 @@ type Outcome =
 
 const largestAnswer = 16 * 1024 * 1024;
 
+/** For connections that end as soon as they are made, and are made again. */
+const connectingMs = 1000;
+
 export class AzureHttp extends httpBase.Http {
   readonly #options: HttpOptions;
   readonly #connections: ServiceConnections;
@@ -115,6 +118,7 @@ export class AzureHttp extends httpBase.Http {
       if (exchange.isOver) this.#connections.giveBack(connection);
       else {
         used = connection;
+        exchange.begin(connection);
         connection.dispatch(sent, exchange);
       }
     });
@@ -143,6 +147,17 @@ class Exchange implements Dispatcher.DispatchHandlers {
     this.#settle = settle;
   }
 
+  /** To be called before it is sent. A connection that is never made would keep it for ever. */
+  begin(connection: HttpConnection): void {
+    const { hostText, connectTimeoutMs, proxy } = this.#options;
+    this.#abort = () => {
+      void connection.destroy();
+    };
+    // After the limits of the connection itself, which say more.
+    const limitMs = connectTimeoutMs * (proxy === undefined ? 1 : 2) + connectingMs;
+    this.#expire(limitMs, `${hostText} cannot be connected to within ${limitMs / 1000} s`);
+  }
+
   get isOver(): boolean {
     return this.#settle === undefined;
   }
@@ -160,10 +175,14 @@ class Exchange implements Dispatcher.DispatchHandlers {
       return;
     }
     const { hostText, timeoutMs } = this.#options;
+    this.#expire(timeoutMs, `${hostText} did not answer completely within ${timeoutMs / 1000} s`);
+  }
+
+  #expire(limitMs: number, message: string): void {
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const text = `${hostText} did not answer completely within ${timeoutMs / 1000} s`;
-      this.fail(new IotdmError('network.timeout', text));
-    }, timeoutMs);
+      this.fail(new IotdmError('network.timeout', message));
+    }, limitMs);
   }
 
   onHeaders(statusCode: number, rawHeaders: Buffer[]): boolean {

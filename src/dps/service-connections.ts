@@ -41,7 +41,7 @@ export class ServiceConnections {
   readonly #options: ConnectionOptions;
   readonly #secureContext: SecureContext | undefined;
   readonly #tunnels: TunnelAgent | undefined;
-  readonly #clients: Client[] = [];
+  readonly #clients = new Set<Client>();
   readonly #idle: Client[] = [];
   readonly #waiting: Use[] = [];
   readonly #connecting = new Set<TLSSocket>();
@@ -67,9 +67,10 @@ export class ServiceConnections {
 
   /** To be called when the request is over, whatever became of it. */
   giveBack(connection: HttpConnection): void {
+    if (connection.destroyed) this.#clients.delete(connection);
+    else this.#idle.push(connection);
     const next = this.#waiting.shift();
-    if (next === undefined) this.#idle.push(connection);
-    else next(connection);
+    if (next !== undefined) this.take(next);
   }
 
   /** Ends all sockets, idle or not, and those that are being connected. */
@@ -80,8 +81,8 @@ export class ServiceConnections {
   }
 
   #another(): Client | undefined {
-    if (this.#clients.length >= this.#options.maxSockets) return undefined;
-    const client = new Client(originOf(this.#options.host), {
+    if (this.#clients.size >= this.#options.maxSockets) return undefined;
+    const client: Client = new Client(originOf(this.#options.host), {
       pipelining: 1,
       keepAliveTimeout: idleSocketMs,
       keepAliveMaxTimeout: idleSocketMs,
@@ -89,14 +90,14 @@ export class ServiceConnections {
       headersTimeout: 0,
       bodyTimeout: 0,
       connect: (_options, callback) => {
-        this.#connect(callback as Connected);
+        this.#connect(client, callback as Connected);
       },
     });
-    this.#clients.push(client);
+    this.#clients.add(client);
     return client;
   }
 
-  #connect(connected: Connected): void {
+  #connect(client: Client, connected: Connected): void {
     const { hostname, port } = this.#options.host;
     const options = {
       host: hostname,
@@ -111,7 +112,7 @@ export class ServiceConnections {
       ...(this.#secureContext === undefined ? {} : { secureContext: this.#secureContext }),
     };
     if (this.#tunnels === undefined) {
-      this.#secure(connectTls(options), connected);
+      this.#secure(connectTls(options), client, connected);
       return;
     }
     this.#tunnels
@@ -120,7 +121,7 @@ export class ServiceConnections {
       .then(
         (socket) => {
           // A proxy's own words are never taken for the service's.
-          if (socket instanceof TLSSocket) this.#secure(socket, connected);
+          if (socket instanceof TLSSocket) this.#secure(socket, client, connected);
           else connected(new TypeError('a tunnel without TLS'), null);
         },
         (error: unknown) => {
@@ -129,8 +130,8 @@ export class ServiceConnections {
       );
   }
 
-  /** Waits for the handshake. */
-  #secure(socket: TLSSocket, connected: Connected): void {
+  /** Waits for the handshake, and sees to it that the client knows of what happens after it. */
+  #secure(socket: TLSSocket, client: Client, connected: Connected): void {
     const { hostText, connectTimeoutMs } = this.#options;
     this.#connecting.add(socket);
     let error: Error = new IotdmError('network.unavailable', `the connection to ${hostText} was closed`);
@@ -144,14 +145,21 @@ export class ServiceConnections {
     const end = (): void => {
       clearTimeout(timer);
       this.#connecting.delete(socket);
-      socket.off('error', failed).off('close', closed).off('secureConnect', secured);
     };
+    let isHandedOver = false;
+    let isTaken = false;
     const closed = (): void => {
       end();
-      connected(error, null);
+      if (!isHandedOver) connected(error, null);
+      // The client listens a moment later; of what ended before, it would wait for the end for ever.
+      else if (!isTaken) void client.destroy(error);
     };
     const secured = (): void => {
       end();
+      isHandedOver = true;
+      client.once('connect', () => {
+        isTaken = true;
+      });
       // The last piece of a request must not wait until those before it are acknowledged.
       socket.setNoDelay(true);
       connected(null, socket);

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { inspect } from 'node:util';
 import { openAzureService, type AzureServiceOptions } from '../../src/dps/azure-service.ts';
 import type { HttpTrace } from '../../src/dps/azure-http.ts';
 import type { ProvisioningService } from '../../src/dps/service.ts';
+import tls, { type TLSSocket } from 'node:tls';
+import { syncBuiltinESMExports } from 'node:module';
 import { IotdmError } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
 import { makeAuthority } from '../fakes/certificates.ts';
@@ -501,6 +503,47 @@ describe('connections', () => {
       assert.throws(() => open({ ca }), { code: 'input.invalid' });
     }
     assert.throws(() => open({ host: 'https://example.net' }), { code: 'usage.invalid' });
+  });
+
+  it('fail when they are reset as soon as they are secure, and are made again', async (t) => {
+    t.after(() => {
+      server.greet = () => undefined;
+    });
+    server.answer(answering(404, ''));
+    for (const end of [
+      (socket: TLSSocket) => socket.destroy(),
+      (_: TLSSocket, beneath: Socket | undefined) => beneath?.resetAndDestroy(),
+      (socket: TLSSocket) => socket.end(),
+    ]) {
+      for (let round = 0; round < 10; round += 1) {
+        const service = open({ maxSockets: 3 });
+        server.greet = end;
+        const calls = ['a', 'b', 'c', 'd', 'e'].map((id) => failure(service.find(id)));
+        for (const { code } of await Promise.all(calls)) assert.equal(code, 'network.unavailable');
+        server.greet = () => undefined;
+        assert.equal(await service.find('f'), undefined);
+      }
+    }
+  });
+
+  it('fail when they end in the moment in which they become secure', async (t) => {
+    const service = open({ maxSockets: 1, connectTimeoutMs: 50 });
+    server.answer(answering(404, ''));
+    const { connect } = tls;
+    const ending = t.mock.method(tls, 'connect', (options: tls.ConnectionOptions) => {
+      const socket = connect(options);
+      return socket.once('secureConnect', () => socket.destroy());
+    });
+    syncBuiltinESMExports();
+    t.after(() => {
+      ending.mock.restore();
+      syncBuiltinESMExports();
+    });
+    const calls = ['a', 'b'].map((id) => failure(service.find(id)));
+    for (const { code } of await Promise.all(calls)) assert.match(code, /^network\.(?:unavailable|timeout)$/);
+    ending.mock.restore();
+    syncBuiltinESMExports();
+    assert.equal(await service.find('d'), undefined);
   });
 
   it('share the connections that there may be, and none waits for one that hangs', async () => {

@@ -1,7 +1,7 @@
 /** A TLS server on loopback that answers whatever a test tells it to, down to the bytes. */
 
 import { createServer, type TLSSocket } from 'node:tls';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { makeAuthority } from './certificates.ts';
 
 export interface ReceivedRequest {
@@ -23,6 +23,8 @@ export interface LyingServer {
   readonly requests: ReceivedRequest[];
   /** TLS connections so far. */
   connections: number;
+  /** Called with each connection as soon as it is secure. */
+  greet: (socket: TLSSocket, beneath: Socket | undefined) => void;
   /** Takes the answers in order; the last one is repeated. */
   answer(...answerers: Answerer[]): void;
   close(): Promise<void>;
@@ -38,6 +40,8 @@ export async function startLyingServer(
 ): Promise<LyingServer> {
   let answerers: Answerer[] = [];
   const sockets = new Set<TLSSocket>();
+  /** By the port of the other side. */
+  const beneath = new Map<number, Socket>();
   const requests: ReceivedRequest[] = [];
 
   const server = createServer({ cert: identity.cert, key: identity.key }, (socket) => {
@@ -45,6 +49,7 @@ export async function startLyingServer(
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
     socket.on('error', () => undefined);
+    lying.greet(socket, beneath.get(socket.remotePort ?? 0));
     let received = Buffer.alloc(0);
     socket.on('data', (chunk: Buffer) => {
       received = Buffer.concat([received, chunk]);
@@ -56,6 +61,7 @@ export async function startLyingServer(
       next?.(socket, request);
     });
   });
+  server.on('connection', (socket: Socket) => beneath.set(socket.remotePort ?? 0, socket));
   server.on('tlsClientError', () => undefined);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
@@ -66,6 +72,7 @@ export async function startLyingServer(
     ca: identity.ca,
     requests,
     connections: 0,
+    greet: () => undefined,
     answer(...given) {
       answerers = given;
     },
