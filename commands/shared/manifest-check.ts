@@ -55,7 +55,13 @@ export function refusal(check: ManifestCheck): CommandError {
   });
 }
 
-function hintFor({ faultCount, conflictCount, certificateCount }: ManifestCheck): string {
+function hintFor({ faults, faultCount, conflictCount, certificateCount, manifests }: ManifestCheck): string {
+  const stranger = manifests.find(
+    ({ file, records }) => records === 0 && faults.some((fault) => fault.file === file),
+  );
+  if (stranger !== undefined) {
+    return `name a manifest of harvest: ${stranger.file} is none; iotdm enrollment import --dry-run checks other files`;
+  }
   if (conflictCount === faultCount) {
     return 'check the labels of these devices: one chip and one serial number belong together';
   }

@@ -94,6 +94,14 @@ describe('manifest verify', () => {
     assert.match(mended.stdout, /^<stdin> {2}2 records, last hash [0-9a-f]{64}$/m);
   });
 
+  it('knows what never was a manifest', async (t) => {
+    const cwd = await folder(t, { early });
+    writeFileSync(join(cwd, 'a.csv'), 'serialNumber,deviceId\nSN-1,pump\n');
+    const { code, stderr } = await iotdm(['manifest', 'verify', 'early', 'a.csv'], { cwd });
+    assert.equal(code, 9);
+    assert.match(stderr, /^iotdm: hint: name a manifest of harvest: a\.csv is none; /m);
+  });
+
   it('says what it cannot read', async (t) => {
     const cwd = await folder(t, { early });
     const { code, stderr } = await iotdm(['manifest', 'verify', 'early', 'none'], { cwd });
