@@ -138,6 +138,8 @@ class Exchange implements Dispatcher.DispatchHandlers {
   #settle: ((outcome: Outcome) => void) | undefined;
   #abort: (() => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
+  /** Whether anything of it may have reached the service. */
+  #isSent = false;
   #size = 0;
   #response: Response | undefined;
 
@@ -174,6 +176,7 @@ class Exchange implements Dispatcher.DispatchHandlers {
       abort();
       return;
     }
+    this.#isSent = true;
     const { hostText, timeoutMs } = this.#options;
     this.#expire(timeoutMs, `${hostText} did not answer completely within ${timeoutMs / 1000} s`);
   }
@@ -217,7 +220,11 @@ class Exchange implements Dispatcher.DispatchHandlers {
   }
 
   onError(error: Error): void {
-    this.#end({ error, status: this.#response?.statusCode });
+    const { hostText } = this.#options;
+    const failure = failureOf(hostText, error);
+    // What has been sent may have been taken up, whatever became of the route since.
+    const isUnknown = this.#isSent && failure.code === 'network.unreachable';
+    this.#end({ error: isUnknown ? cutOff(hostText, error) : failure, status: this.#response?.statusCode });
   }
 
   #end(outcome: Outcome, abort?: () => void): void {
@@ -266,10 +273,16 @@ const cutCodes = [
   'UND_ERR_RES_CONTENT_LENGTH_MISMATCH',
   'UND_ERR_CLOSED',
   'UND_ERR_DESTROYED',
+  // The end came where more was announced.
+  'HPE_INVALID_EOF_STATE',
 ];
 
 function failureOf(hostText: string, error: unknown): IotdmError {
   const code = systemErrorCode(error) ?? '';
+  // A check of undici's own, which a status below 100 does not pass.
+  if (code === 'ERR_ASSERTION') return unexpectedAnswer(hostText, 'its status is no status of HTTP');
+  // The rest of the answer, in which anything may be.
+  if (error instanceof Error && code.startsWith('HPE_')) Reflect.deleteProperty(error, 'data');
   if (cutCodes.includes(code)) return cutOff(hostText, error);
   if (code === 'UND_ERR_HEADERS_OVERFLOW') return unexpectedAnswer(hostText, 'its headers are too long');
   return connectionError(hostText, error);

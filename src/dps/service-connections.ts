@@ -90,7 +90,11 @@ export class ServiceConnections {
       headersTimeout: 0,
       bodyTimeout: 0,
       connect: (_options, callback) => {
-        this.#connect(client, callback as Connected);
+        this.#connect(client, (error, socket) => {
+          // One that cannot be made is not used again: undici cannot be given the next request while it reports this.
+          if (error !== null) void client.destroy(error);
+          (callback as Connected)(error, socket);
+        });
       },
     });
     this.#clients.add(client);
@@ -141,6 +145,8 @@ export class ServiceConnections {
     }, connectTimeoutMs);
     const failed = (reason: Error): void => {
       error = reason;
+      // Node.js leaves a socket open of which TLS has failed, and the client waits for its end.
+      if (isHandedOver) socket.destroy();
     };
     const end = (): void => {
       clearTimeout(timer);

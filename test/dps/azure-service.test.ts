@@ -562,6 +562,92 @@ describe('connections', () => {
     assert.equal(server.connections - before, 3, 'what hung is made anew');
   });
 
+  it('that cannot be made fail every call that waits for one, and nothing else', async () => {
+    const closed = createServer().listen(0, '127.0.0.1');
+    await new Promise((resolve) => closed.once('listening', resolve));
+    const address = closed.address();
+    assert.ok(typeof address === 'object' && address !== null);
+    await new Promise((resolve) => closed.close(resolve));
+    // The test fails for an unhandled rejection as well, which would end the process.
+    const service = open({ host: `127.0.0.1:${address.port}`, maxSockets: 2 });
+    const calls = ['a', 'b', 'c', 'd'].map((id) => failure(service.find(id)));
+    for (const { code } of await Promise.all(calls)) assert.equal(code, 'network.unreachable');
+  });
+
+  it('are made again after a certificate for another host', async () => {
+    const authority = makeAuthority('another authority');
+    const impostor = await startLyingServer({ ...authority.issue(['127.0.0.2']), ca: authority.pem });
+    try {
+      const service = open({ host: impostor.host, ca: impostor.ca, maxSockets: 1, connectTimeoutMs: 100 });
+      for (let time = 0; time < 3; time += 1) {
+        assert.equal((await failure(service.find('x'))).code, 'network.tls', `call ${time}`);
+      }
+      assert.equal(impostor.requests.length, 0, 'nothing is sent');
+    } finally {
+      await impostor.close();
+    }
+  });
+
+  it('of which TLS fails later are errors at once', async (t) => {
+    let below: Socket | undefined;
+    server.greet = (_, beneath) => {
+      below = beneath;
+    };
+    t.after(() => {
+      server.greet = () => undefined;
+    });
+    // A fatal alert in the clear, where there must be nothing in the clear any more.
+    server.answer(() => below?.write(Buffer.from('15030300020228', 'hex')), answering(404, ''));
+    const service = open({ timeoutMs: 300 });
+    const { code } = await failure(service.find('x'));
+    assert.notEqual(code, 'network.timeout');
+    assert.notEqual(code, 'network.unreachable');
+    assert.equal(await service.find('y'), undefined);
+  });
+
+  it('that lose their route after the request has been sent leave its fate unknown', async (t) => {
+    server.answer(() => undefined);
+    const { connect } = tls;
+    let client: TLSSocket | undefined;
+    const watching = t.mock.method(tls, 'connect', (options: tls.ConnectionOptions) => {
+      client = connect(options);
+      return client;
+    });
+    syncBuiltinESMExports();
+    t.after(() => {
+      watching.mock.restore();
+      syncBuiltinESMExports();
+    });
+    // What Linux reports of an established connection whose neighbour is gone when its retransmissions end.
+    for (const code of ['EHOSTUNREACH', 'ENETUNREACH', 'ENETDOWN']) {
+      const sent = server.requests.length;
+      const call = failure(open().create(enrollment));
+      while (server.requests.length === sent) await new Promise((resolve) => setImmediate(resolve));
+      client?.destroy(Object.assign(new Error(code), { code, syscall: 'read' }));
+      assert.equal((await call).code, 'network.unavailable', code);
+    }
+  });
+
+  it('that answer something else than HTTP do not get their words into an error', async () => {
+    server.answer((socket, { headers }) => socket.write(`${headers['authorization'] ?? ''}\r\n\r\n`));
+    const error = await failure(open().find('x'));
+    assert.equal(error.code, 'service.unexpected-answer');
+    assert.doesNotMatch(inspect(error, { depth: 9 }), /SharedAccessSignature|sig=/);
+  });
+
+  it('that are said to close are errors when they are cut midway', async () => {
+    const head = 'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n';
+    server.answer((socket) => socket.end(`${head}transfer-encoding: chunked\r\n\r\n5\r\n{"a":\r\n`));
+    assert.equal((await failure(open().find('x'))).code, 'network.unavailable');
+  });
+
+  it('with a status that there is not are refused', async () => {
+    for (const status of ['099', '000']) {
+      server.answer((socket) => socket.write(`HTTP/1.1 ${status} No\r\ncontent-length: 0\r\n\r\n`));
+      assert.equal((await failure(open().find('x'))).code, 'service.unexpected-answer', status);
+    }
+  });
+
   it('end with close(), and with them every call under way', async () => {
     const service = open({ maxSockets: 1 });
     server.answer(() => undefined);
