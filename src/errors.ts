@@ -20,6 +20,7 @@ export const errorCodes = [
   'input.barcode',
   'input.locked',
   'input.recovery-damaged',
+  'input.changed',
   'input.journal',
   'input.key-unsuitable',
   'input.private-key',

@@ -116,6 +116,14 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
         ? `wait for it to end and run the command again; if it was on another machine that is gone, delete ${details['lock']}`
         : 'another iotdm is writing to it: wait for it to end and run the command again',
   },
+  'input.changed': {
+    meaning: 'the input is not what it was when its rows were checked; nothing was sent of what has changed',
+    cause: 'somebody saved or moved the file while it was being read, or it was still being written',
+    fix: ({ command }) =>
+      command.includes('import')
+        ? 'put the file back as it was and run the same command again, or keep the new one and begin anew with --restart: every row is compared then'
+        : 'run the same command again when nobody changes the file any more',
+  },
   'input.journal': {
     meaning: 'the journal is not that of this import; nothing was sent, and it was left as it is',
     cause:

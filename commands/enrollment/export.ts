@@ -84,8 +84,8 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
         files,
         options.inputFormat,
         options,
-        async (sources, { rows: total, digest }) => {
-          const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, digest);
+        async (sources, { rows: total, seal }) => {
+          const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, seal);
           if (out === undefined) {
             if (format === 'bundle') return undefined;
             for await (const piece of exportEnrollments(format, rows)) await context.print(piece);

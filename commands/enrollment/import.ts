@@ -99,7 +99,7 @@ async function runImport(
   context: Context,
   files: readonly string[],
   sources: readonly InputSource[],
-  { rows: total, digest }: InputCheck,
+  { rows: total, seal }: InputCheck,
   options: ImportOptions,
   limits: ImportLimits,
 ): Promise<ImportSummary> {
@@ -113,8 +113,8 @@ async function runImport(
   ]);
   if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
 
-  const rows = (): AsyncIterable<readonly PlacedRow[]> => readPlacedRows(sources, options, digest);
-  const identity = { input: digest, rows: total, mode, host: service.host.toLowerCase() };
+  const rows = (): AsyncIterable<readonly PlacedRow[]> => readPlacedRows(sources, options, seal);
+  const identity = { input: seal.digest, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {
     const listed: RowFailure[] = [];
     const progress = await ProgressReport.start(context.console, total);
@@ -147,10 +147,22 @@ async function runImport(
     } finally {
       progress.done();
     }
-    if (report !== undefined) await writeReport(report, rows(), journal);
+    if (report !== undefined) {
+      await writeReport(report, rows(), journal).catch((error: unknown) => {
+        throw withoutReport(error, summary);
+      });
+    }
     const failures = listed.map((failure) => ({ ...failure, place: placeOf(failure, sources) }));
     return orPartial(context, summary, failures, report);
   });
+}
+
+/** The import itself has come to its end, which must not be lost with the report. */
+function withoutReport(error: unknown, summary: ImportSummary): unknown {
+  if (!(error instanceof IotdmError)) return error;
+  const done = summary.total - summary.failed;
+  const message = `the import is done (${done} of ${count(summary.total, 'row')}), its report is not: ${error.message}`;
+  return new IotdmError(error.code, message, { cause: error, details: { ...error.details, ...summary } });
 }
 
 function placeOf({ file, line }: RowFailure, sources: readonly InputSource[]): string {
@@ -161,7 +173,7 @@ function placeOf({ file, line }: RowFailure, sources: readonly InputSource[]): s
 async function compareOnly(
   context: Context,
   sources: readonly InputSource[],
-  { rows: total, digest }: InputCheck,
+  { rows: total, seal }: InputCheck,
   { mode, bulkCost, force = false, ...input }: ImportOptions,
   limits: ImportLimits,
 ): Promise<void> {
@@ -182,7 +194,7 @@ async function compareOnly(
     giveUpAfterMs: limits.giveUpAfterMs,
     signal: context.host.signal,
   });
-  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input, digest);
+  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input, seal);
   const plan = new ImportPlan({ ...limits, rows, total, mode, force, bulkCost, requests });
   await printPlan(context, plan, mode);
 }

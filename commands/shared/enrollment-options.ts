@@ -119,7 +119,7 @@ async function checkAndReport(
  */
 export function refuseRows(
   context: Context,
-  { faults, faultCount, rows }: Omit<InputCheck, 'digest'>,
+  { faults, faultCount, rows }: Omit<InputCheck, 'seal'>,
   report?: string,
 ): IotdmError {
   // A single fault stands in the error line itself.

@@ -24,7 +24,7 @@ export interface FailedRow {
 export function wayOut({ registrationId, code, message, errorCode }: FailedRow): string {
   const look = `look at it with: iotdm enrollment show ${registrationId}`;
   if (code === 'service.changed-meanwhile') {
-    return `${look}; --force writes the row over it`;
+    return `${look}; --force goes by the row all the same`;
   }
   if (code === 'service.conflict' && errorCode === undefined) return look;
   if (code === 'service.not-found') return 'check the registration id, or import it with --mode upsert';

@@ -88,7 +88,8 @@ function firstHalf(text: string): string {
 
 /** Whether the caller is still there after so many milliseconds; without a time it waits until the caller is not. */
 async function pause(response: ServerResponse, ms: number | undefined): Promise<boolean> {
-  if (response.destroyed || response.socket?.destroyed !== false) return false;
+  // The response has no socket of its own while the answer before it is still on its way.
+  if (response.destroyed || response.req.socket.destroyed) return false;
   return new Promise((resolve) => {
     const timer = ms === undefined ? undefined : setTimeout(finish, ms, true);
     const gone = (): void => {

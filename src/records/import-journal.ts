@@ -499,13 +499,23 @@ function takeLock(path: string): ProcessLock {
   const name = `${basename(path)}.lock`;
   // Where the directory cannot be written, the journal's own error says more.
   accessSync(dirname(path), constants.W_OK);
-  const taken = takeProcessLock(dirname(path), name);
+  const taken = lockOf(path, name);
   if (!('pid' in taken)) return taken;
   const { pid, notes } = taken;
   const machine = typeof notes['machine'] === 'string' ? ` on ${shownName(notes['machine'])}` : '';
   throw new IotdmError('input.locked', `another import uses the journal ${path} (process ${pid}${machine})`, {
     details: { journal: path, lock: join(dirname(path), name), pid },
   });
+}
+
+function lockOf(path: string, name: string): ReturnType<typeof takeProcessLock> {
+  try {
+    return takeProcessLock(dirname(path), name);
+  } catch (error) {
+    // Where there is no room for the lock there is none for the journal, which is what people know of.
+    const cause = error instanceof IotdmError ? error.cause : undefined;
+    throw systemErrorCode(cause) === undefined ? error : unwritable(path, cause);
+  }
 }
 
 /** What stands in the lock may have been written by anybody. */

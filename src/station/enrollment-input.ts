@@ -10,7 +10,7 @@ import { inputError } from '../records/text-source.ts';
 import { DuplicateSearch } from './duplicate-search.ts';
 import { readCsvEnrollments } from './enrollment-csv.ts';
 import { jsonRow } from './enrollment-json.ts';
-import { InputDigest } from './input-digest.ts';
+import { InputSealer, unchanged, type InputSeal } from './input-seal.ts';
 import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
 
 export { describeFault } from './enrollment-rows.ts';
@@ -38,8 +38,8 @@ export interface InputCheck {
   /** The first 100. */
   readonly faults: readonly RowFault[];
   readonly faultCount: number;
-  /** SHA-256 over the SHA-256 of each source, in hex. */
-  readonly digest: string;
+  /** What the sources were when they were checked. */
+  readonly seal: InputSeal;
 }
 
 const MAX_LISTED_FAULTS = 100;
@@ -74,41 +74,37 @@ export async function* readEnrollmentRows(
   source: InputSource,
   options: InputOptions = {},
 ): AsyncGenerator<EnrollmentRow | FaultyRow, void, undefined> {
-  for await (const batch of readBatches(source, options)) {
+  for await (const batch of readBatches(source, source.open(), options)) {
     for (const item of batch) yield 'faults' in item ? item : item.row;
   }
 }
 
 /**
  * The enrollments of sources that were checked before.
- * @param digest which the check has found
- * @throws IotdmError as `readEnrollmentRows`, `input.invalid` with the first fault of a row, and after the last row when
- * the sources are not what they were when they were checked
+ * @param seal of the check: rows are given out of bytes only that are what they were then
+ * @throws IotdmError as `readEnrollmentRows`, `input.changed`, and `input.invalid` with the first fault of a row
  */
 export async function* readCheckedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
-  digest?: string,
+  seal?: InputSeal,
 ): AsyncGenerator<EnrollmentRow, void, undefined> {
-  const read = new InputDigest();
-  for (const source of sources) {
-    for await (const batch of readBatches(source, options, read)) {
+  for (const [index, source] of sources.entries()) {
+    for await (const batch of readBatches(source, sealedBytes(source, seal, index), options)) {
       for (const item of batch) yield checkedRow(item);
     }
   }
-  refuseChanged(read, digest);
 }
 
 /** The same, each with the name of its file, as they come: to hand over single rows costs as much as to read them. */
 export async function* readPlacedRows(
   sources: readonly InputSource[],
   options: InputOptions = {},
-  digest?: string,
+  seal?: InputSeal,
 ): AsyncGenerator<readonly PlacedRow[], void, undefined> {
-  const read = new InputDigest();
-  for (const source of sources) {
+  for (const [index, source] of sources.entries()) {
     const file = source.name;
-    for await (const batch of readBatches(source, options, read)) {
+    for await (const batch of readBatches(source, sealedBytes(source, seal, index), options)) {
       yield batch.map((item) => {
         const { line, enrollment, serialNumber } = checkedRow(item);
         // Copied by name, which takes a tenth of the time.
@@ -118,12 +114,10 @@ export async function* readPlacedRows(
       });
     }
   }
-  refuseChanged(read, digest);
 }
 
-function refuseChanged(read: InputDigest, digest: string | undefined): void {
-  if (digest !== undefined && read.hex() !== digest)
-    throw new IotdmError('input.invalid', 'the input has changed since it was checked');
+function sealedBytes(source: InputSource, seal: InputSeal | undefined, index: number): AsyncIterable<Buffer> {
+  return seal === undefined ? source.open() : unchanged(source.open(), source.name, seal.blocks[index] ?? []);
 }
 
 function checkedRow(item: ReadRow): EnrollmentRow {
@@ -146,11 +140,11 @@ export async function checkEnrollmentInput(
 ): Promise<InputCheck> {
   const duplicates = new DuplicateSearch(sources.map((source) => source.name));
   const faults: RowFault[] = [];
-  const read = new InputDigest();
+  const sealer = new InputSealer();
   let rows = 0;
   let faultCount = 0;
   for (const [file, source] of sources.entries()) {
-    for await (const batch of readBatches(source, options, read)) {
+    for await (const batch of readBatches(source, sealer.of(source.open()), options)) {
       for (const item of batch) {
         const found = 'faults' in item ? item.faults : duplicates.look(file, item);
         if (!('faults' in item) || !item.isHeader) rows += 1;
@@ -161,16 +155,16 @@ export async function checkEnrollmentInput(
       }
     }
   }
-  return { rows, faults, faultCount, digest: read.hex() };
+  return { rows, faults, faultCount, seal: sealer.seal() };
 }
 
 async function* readBatches(
   source: InputSource,
+  bytes: AsyncIterable<Buffer>,
   options: InputOptions,
-  digest = new InputDigest(),
 ): AsyncGenerator<readonly ReadRow[], void> {
   let isEmpty = true;
-  for await (const batch of batchesOf(source, digest.of(source.open()), options)) {
+  for await (const batch of batchesOf(source, bytes, options)) {
     isEmpty = false;
     yield batch;
   }

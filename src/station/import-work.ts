@@ -488,5 +488,5 @@ function halves<T>(items: readonly T[]): readonly (readonly T[])[] {
 }
 
 function inputChanged(): IotdmError {
-  return new IotdmError('input.invalid', 'the input has changed while it was being imported');
+  return new IotdmError('input.changed', 'the input has changed since it was checked');
 }

@@ -125,10 +125,8 @@ function withCounts(error: unknown, tally: ImportTally, journal: ImportJournal):
   if (!(error instanceof IotdmError)) return error;
   const counts = tally.counts();
   const done = counts.skipped + tally.finished - counts.failed;
-  const message =
-    error.code === 'interrupted.signal'
-      ? `${error.message}: ${done} of ${counts.total} rows are done`
-      : error.message;
+  const isMidway = error.code === 'interrupted.signal' || error.code === 'input.changed';
+  const message = isMidway ? `${error.message}: ${done} of ${counts.total} rows are done` : error.message;
   return new IotdmError(error.code, message, {
     cause: error,
     details: { ...error.details, ...counts, ...(journal.path === null ? {} : { journal: journal.path }) },

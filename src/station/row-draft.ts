@@ -48,6 +48,9 @@ interface Text {
   readonly spot: () => Spot;
 }
 
+/** RFC 9110, 13.1.1: whatever version there is. */
+const ANY_ETAG = '*';
+
 interface FoundKey {
   readonly field: KeyField;
   readonly key: Buffer;
@@ -145,8 +148,14 @@ export class RowDraft {
 
   setEtag(value: unknown, spot: () => Spot): void {
     if (value === undefined || value === null) return;
-    if (typeof value === 'string') this.#etag = value;
-    else this.fault('etag', spot(), 'a text in quotes is expected');
+    if (typeof value !== 'string') this.fault('etag', spot(), 'a text in quotes is expected');
+    else if (!/^[\x21-\x7e]{1,256}$/.test(value)) {
+      this.fault(
+        'etag',
+        spot(),
+        'an etag is printable ASCII without spaces; leave it out where none is known',
+      );
+    } else if (value !== ANY_ETAG) this.#etag = value.endsWith('"') ? value : `"${value}"`;
   }
 
   /** The row as it is, for one that cannot be read any further. */

@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -164,6 +165,36 @@ describe('the journal of an import', () => {
     assert.ok(requests * 10 <= created + 100, 'nothing more was sent');
   });
 
+  it('that there is no room for at all is what the error names', { skip: noNameSpaces }, async () => {
+    writeFileSync(join(dir, 'a.csv'), rows(3));
+    mkdirSync(join(dir, 'disk'));
+    const full =
+      'mount -t tmpfs -o size=8k tmpfs disk && head -c 100k /dev/zero >disk/fill 2>/dev/null; exec "$0" "$@"';
+    const child = spawn(
+      'unshare',
+      [
+        '-rm',
+        'sh',
+        '-c',
+        full,
+        process.execPath,
+        executable,
+        'enrollment',
+        'import',
+        'a.csv',
+        '--journal',
+        'disk/j',
+        ...service.options,
+      ],
+      { cwd: dir },
+    );
+    let stderr = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    const [code] = (await once(child, 'close')) as [number];
+    assert.equal(code, 2, stderr);
+    assert.match(errorLines(stderr)[0], /^the journal disk\/j cannot be written \(ENOSPC\)$/);
+  });
+
   it('survives Ctrl-C, and says how to go on', async () => {
     writeFileSync(join(dir, 'a.csv'), rows(60));
     const args = ['enrollment', 'import', 'a.csv', '--rate', '600', ...service.options];
@@ -182,6 +213,43 @@ describe('the journal of an import', () => {
     const { created, skipped } = summaryOf(await importing(['a.csv', '--json']));
     assert.equal(created + skipped, 60);
     assert.ok(skipped >= 10);
+  });
+
+  it('outlasts a file that is edited meanwhile and put back: nothing of the other one was sent', async () => {
+    const all = rows(1500);
+    const path = join(dir, 'a.csv');
+    writeFileSync(path, all);
+    const running = startIotdm(['enrollment', 'import', 'a.csv', '--rate', '1000/s', ...service.options], {
+      cwd: dir,
+    });
+    await once(answers, 'answer');
+    writeFileSync(path, all.replace(`,d-${series}-1499\n`, `,X-${series}-1499\n`));
+    const { code, stderr } = await running.outcome;
+    assert.equal(code, 2, stderr);
+    const [message, hint] = errorLines(stderr);
+    assert.match(message, /^a\.csv has changed since it was checked: \d+ of 1500 rows are done$/);
+    assert.match(hint, /^put the file back as it was and run the same command again, or .* --restart/);
+
+    writeFileSync(path, all);
+    const { created, skipped } = summaryOf(await importing(['a.csv', '--json']));
+    assert.ok(skipped > 0, `${skipped} rows`);
+    assert.equal(created + skipped, 1500);
+    const shown = await iotdm(['enrollment', 'show', `t${series}-1499`, '--json', ...service.options]);
+    assert.equal((JSON.parse(shown.stdout) as { deviceId: string }).deviceId, `d-${series}-1499`);
+  });
+
+  it('is told of although its report cannot be made any more', async () => {
+    writeFileSync(join(dir, 'a.csv'), rows(40));
+    const args = ['enrollment', 'import', 'a.csv', '--rate', '1200', '--report', 'r.csv', ...service.options];
+    const running = startIotdm(args, { cwd: dir });
+    await once(answers, 'answer');
+    rmSync(join(dir, 'a.csv'));
+    const { code, stderr } = await running.outcome;
+    assert.equal(code, 2, stderr);
+    assert.match(
+      errorLines(stderr)[0],
+      /^the import is done \(40 of 40 rows\), its report is not: a\.csv cannot be read: there is no such file$/,
+    );
   });
 
   it('holds nothing secret', async () => {

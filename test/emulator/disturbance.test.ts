@@ -53,7 +53,12 @@ const isCut = async (answer: Promise<Answer>): Promise<void> => {
 };
 
 /** What stands on the wire before the connection ends or nothing more comes for the time being. */
-async function wire(method: string, path: string, enough: (text: string) => boolean): Promise<string> {
+async function wire(
+  method: string,
+  path: string,
+  enough: (text: string) => boolean,
+  times = 1,
+): Promise<string> {
   const ca = await readFile(rig.emulator.info.ca);
   const socket = connect({ host: '127.0.0.1', port: rig.emulator.info.port, ca });
   let text = '';
@@ -68,10 +73,10 @@ async function wire(method: string, path: string, enough: (text: string) => bool
       text += bytes.toString('utf8');
       if (enough(text)) done();
     });
-    socket.write(
+    const request =
       `${method} ${path}?api-version=2021-10-01 HTTP/1.1\r\nhost: x\r\n` +
-        `authorization: ${tokenFor(rig.connectionString)}\r\n\r\n`,
-    );
+      `authorization: ${tokenFor(rig.connectionString)}\r\n\r\n`;
+    socket.write(request.repeat(times));
   });
 }
 
@@ -133,6 +138,16 @@ describe('latency', () => {
       [404, 404, 404],
     );
     assert.ok(elapsed >= 59, String(elapsed));
+  });
+
+  it('answers a request that comes before the answer to the one before it is through', async () => {
+    await start({ latency: { minMs: 5, maxMs: 10 } });
+    const count = (text: string): number => text.split('HTTP/1.1 404').length - 1;
+    const text = await Promise.race([
+      wire('GET', '/enrollments/nobody', (soFar) => count(soFar) === 3, 3),
+      new Promise<string>((resolve) => setTimeout(resolve, 5000, 'no more came')),
+    ]);
+    assert.equal(count(text), 3, text);
   });
 });
 

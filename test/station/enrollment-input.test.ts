@@ -488,6 +488,27 @@ describe('faults', () => {
     ]);
   });
 
+  it('takes etags with and without quotes, and none that cannot be sent', async () => {
+    const row = (etag: string) =>
+      ndjson({ registrationId: 'one', attestation: { type: 'tpm', tpm: { endorsementKey: key } }, etag });
+    for (const [given, taken] of [
+      ['"abc="', '"abc="'],
+      ['abc=', '"abc="'],
+      ['W/"1"', 'W/"1"'],
+      ['*', undefined],
+    ] as const) {
+      assert.equal((await rowsOf(row(given)))[0]?.enrollment.etag, taken, given);
+    }
+    for (const etag of ['', 'a b', 'a\r\nX: 1', 'ä', 'x'.repeat(257)]) {
+      const faults = await faultsOf(row(etag));
+      assert.equal(faults.length, 1, etag);
+      assert.match(
+        faults[0] ?? '',
+        /etag: an etag is printable ASCII without spaces; leave it out where none is known$/,
+      );
+    }
+  });
+
   it('refuses twins that IoT Hub refuses', async () => {
     const row = (twin: object) => ndjson({ endorsementKey: key, ...twin });
     assert.deepEqual(await faultsOf(row({ tags: { a: 2 ** 52 }, desired: { b: 'x'.repeat(4097) } })), [
@@ -517,16 +538,46 @@ describe('faults', () => {
   it('is refused when its bytes are not those that were checked', async () => {
     let text = `registrationId,endorsementKey\none,${key}\n`;
     const edited: InputSource = { name: 'rows.csv', open: () => chunked(text, 1000) };
-    const { digest } = await checkEnrollmentInput([edited]);
+    const { seal } = await checkEnrollmentInput([edited]);
     const ids = async (): Promise<string[]> => {
-      const rows = await collect(readPlacedRows([edited], {}, digest));
+      const rows = await collect(readPlacedRows([edited], {}, seal));
       return rows.flat().map(({ enrollment }) => enrollment.registrationId);
     };
     assert.deepEqual(await ids(), ['one']);
     // As many rows and bytes as before.
     text = text.replace('one', 'two');
-    await rejects(ids(), /the input has changed since it was checked/);
-    await rejects(collect(readCheckedRows([edited], {}, digest)), /has changed/);
+    await assert.rejects(ids(), {
+      code: 'input.changed',
+      message: 'rows.csv has changed since it was checked',
+    });
+    await assert.rejects(collect(readCheckedRows([edited], {}, seal)), { code: 'input.changed' });
+    // Longer, shorter, gone.
+    for (const other of [`${text}two,${otherKey}\n`, text.slice(0, -3), '']) {
+      text = other;
+      await assert.rejects(ids(), { code: 'input.changed' }, other.slice(0, 40));
+    }
+  });
+
+  it('gives out no row of what has changed, and all rows before it', async () => {
+    const rows = (last: string): string =>
+      Array.from(
+        { length: 1000 },
+        (_, at) => `row-${at === 999 ? last : at},${syntheticEndorsementKey(at)}\n`,
+      ).join('');
+    let text = `registrationId,endorsementKey\n${rows('a')}`;
+    const edited: InputSource = { name: 'rows.csv', open: () => chunked(text, 50_000) };
+    const { seal } = await checkEnrollmentInput([edited]);
+    text = `registrationId,endorsementKey\n${rows('b')}`;
+    const seen: string[] = [];
+    await assert.rejects(
+      async () => {
+        for await (const some of readPlacedRows([edited], {}, seal))
+          seen.push(...some.map(({ enrollment }) => enrollment.registrationId));
+      },
+      { code: 'input.changed' },
+    );
+    assert.ok(seen.length > 500 && seen.length < 1000, `${seen.length} rows`);
+    assert.ok(!seen.includes('row-b'));
   });
 
   it('finds duplicates across files, by id without regard to case, by key and by serial number', async () => {
