@@ -56,7 +56,7 @@ export const importOptions: readonly Option[] = [
   new Option('--no-journal', 'keep none: an import that is broken off begins at the beginning'),
   new Option('--restart', 'forget what the journal holds and begin at the beginning'),
   new Option('--report <file>', 'write a CSV with every row and what has become of it'),
-  new Option('--force', 'also write over what somebody else changed meanwhile'),
+  new Option('--force', 'also write over or delete what somebody else changed meanwhile'),
   ignoreUnknownColumnsOption(),
   faultsOption(),
   verifyKeyOption(),
