@@ -45,23 +45,14 @@ export interface InputCheck {
 const MAX_LISTED_FAULTS = 100;
 /** With fewer, fetching them would take as long as what is done with them. */
 const READ_BYTES = 128 * 1024;
-/** With more, the rows of a piece would outlive the cheap part of the garbage collection. */
-const PIECE_BYTES = 64 * 1024;
 
 /** A file as a source. */
 export function fileInput(path: string, format?: InputFormat): InputSource {
   return {
     name: path,
-    open: () => piecesOf(path),
+    open: () => createReadStream(path, { highWaterMark: READ_BYTES }),
     ...(format === undefined ? {} : { format }),
   };
-}
-
-async function* piecesOf(path: string): AsyncGenerator<Buffer, void> {
-  const reads: AsyncIterable<Buffer> = createReadStream(path, { highWaterMark: READ_BYTES });
-  for await (const read of reads) {
-    for (let at = 0; at < read.length; at += PIECE_BYTES) yield read.subarray(at, at + PIECE_BYTES);
-  }
 }
 
 /**

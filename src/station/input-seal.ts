@@ -10,7 +10,10 @@ export interface InputSeal {
   readonly blocks: readonly (readonly Buffer[])[];
 }
 
-/** As much as is held before it is known to be what was checked. */
+/**
+ * As much as is held before it is known to be what was checked. With more, the rows of a block would outlive the cheap
+ * part of the garbage collection.
+ */
 const BLOCK_BYTES = 64 * 1024;
 
 /** Takes the seal of an input while it is read. */
