@@ -93,17 +93,45 @@ export function isErrorCode(text: string): text is ErrorCode {
 /** Facts about a failure for scripts: plain JSON, never a secret. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
+/**
+ * What became of the request to a TPM or to a service that failed. `none`: it was not sent. `refused`: it was answered,
+ * and not carried out. `unknown`: it was sent, and nobody knows whether it was carried out.
+ */
+export type Effect = 'none' | 'refused' | 'unknown';
+
+export interface ErrorOptions {
+  readonly cause?: unknown;
+  readonly details?: ErrorDetails | undefined;
+  /** Said by the adapter that knows; that of the cause when absent. */
+  readonly effect?: Effect | undefined;
+}
+
 export class IotdmError extends Error {
   readonly code: ErrorCode;
   readonly details: ErrorDetails | undefined;
+  /** Undefined for a failure that is no request's. */
+  readonly effect: Effect | undefined;
 
   /** `message` is lower case without a full stop and never holds a secret. */
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; details?: ErrorDetails } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+  constructor(code: ErrorCode, message: string, { cause, details, effect }: ErrorOptions = {}) {
+    super(message, cause === undefined ? undefined : { cause });
     this.name = 'IotdmError';
     this.code = code;
-    this.details = options.details;
+    this.details = details;
+    this.effect = effect ?? (cause instanceof IotdmError ? cause.effect : undefined);
   }
+}
+
+/** The same failure with another effect: what ends a connection ends requests that were sent, and others that were not. */
+export function withEffect(error: IotdmError, effect: Effect): IotdmError {
+  if (error.effect === effect) return error;
+  const { code, message, cause, details } = error;
+  return new IotdmError(code, message, { cause, details, effect });
+}
+
+/** Whether what was asked for may have been done: anything but a failure that is known to have done nothing. */
+export function mayHaveTakenEffect(error: unknown): boolean {
+  return !(error instanceof IotdmError) || (error.effect !== 'none' && error.effect !== 'refused');
 }
 
 /** The `code` of a Node.js system error (`ENOENT`, `ECONNREFUSED`, …), or undefined for anything else. */
