@@ -1,13 +1,13 @@
 /** iotdm's own error codes. The compiler refuses a code without an entry; the fix is the hint of every such error. */
 import type { ErrorCode } from '../../src/errors.ts';
-import type { Entry, Fix } from './entry.ts';
+import type { Entry, Situation } from './entry.ts';
 
 const permission =
   'run as root, or join the group that owns the device: sudo usermod -aG tss $USER, then log in again';
 const reach = 'check --tpm (or IOTDM_TPM), or start a software TPM with: iotdm simulator start';
 const authorization =
   'give the authorization value with --owner-auth-file, --endorsement-auth-file or --lockout-auth-file (or IOTDM_OWNER_AUTH, IOTDM_ENDORSEMENT_AUTH, IOTDM_LOCKOUT_AUTH)';
-const help: Fix = ({ command }) => `run: ${command} --help`;
+const help = ({ command }: Situation): string => `run: ${command} --help`;
 
 const certificateElsewhere =
   'firmware TPMs of Intel and AMD have none in them, their vendor serves it on the web: iotdm ek read --format tpm2b --out ek.pub, ' +
@@ -51,7 +51,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'usage.invalid': {
     meaning: 'the command line cannot be understood; nothing was touched',
     cause: 'a mistyped command, option or value',
-    fix: help,
+    fix: (situation) => {
+      const { meant } = situation.details;
+      if (typeof meant !== 'string') return help(situation);
+      return `pass --tpm ${/\s/.test(meant) ? `"${meant}"` : meant}, or set IOTDM_TPM or TPM2TOOLS_TCTI to it`;
+    },
   },
   'usage.secret-in-argv': {
     meaning: 'a secret stood on the command line',

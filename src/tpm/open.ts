@@ -1,6 +1,6 @@
 /** Opens the transport that a TCTI names. */
 import { IotdmError } from '../errors.ts';
-import { DEFAULT_DEVICES, type Tcti } from './tcti.ts';
+import { DEFAULT_DEVICES, formatAddress, type Tcti } from './tcti.ts';
 import type { TpmTransport } from './transport.ts';
 import { openCommandTransport } from './transports/command.ts';
 import { openDeviceTransport, type OpenDevice } from './transports/device.ts';
@@ -32,7 +32,7 @@ export async function openTransport(
       return openDeviceTransport(tcti.path, timeoutMs, machine.openDevice);
     case 'swtpm-tcp':
       return openSocketTransport(
-        `${tcti.host}:${tcti.port}`,
+        formatAddress(tcti.host, tcti.port),
         { host: tcti.host, port: tcti.port },
         timeoutMs,
       );

@@ -122,6 +122,37 @@ describe('a TPM over a socket', () => {
     });
   });
 
+  it('may have an IPv6 address, which is shown in brackets', async (t) => {
+    const server = createServer((socket) => {
+      socket.on('error', () => undefined).once('data', () => socket.write(response));
+    });
+    const listening = await new Promise<boolean>((resolve) => {
+      server.once('error', () => {
+        resolve(false);
+      });
+      server.listen(0, '::1', () => {
+        resolve(true);
+      });
+    });
+    if (!listening) {
+      t.skip('this machine has no IPv6');
+      return;
+    }
+    const address = server.address();
+    const port = typeof address === 'object' ? Number(address?.port) : 0;
+    const transport = await openTransport(parseTcti(`swtpm:host=[::1],port=${port}`), 5000);
+    assert.equal(transport.name, `[::1]:${port}`);
+    assert.deepEqual(await transport.send(command), response);
+    await transport.close();
+    await new Promise((resolve) => server.close(resolve));
+    for (const kind of ['swtpm', 'mssim']) {
+      await assert.rejects(exchange(`${kind}:host=[::1],port=${port}`, 5000), {
+        code: 'tpm-unavailable.connection',
+        message: `cannot connect to a TPM at [::1]:${port} (ECONNREFUSED)`,
+      });
+    }
+  });
+
   it('may be a UNIX socket', async (t) => {
     const path = join(await scratchDirectory(t), 'tpm.sock');
     const server = createServer((socket) => {

@@ -6,6 +6,7 @@
  * big-endian. A command is `TPM_SEND_COMMAND, locality (1 byte), size, command`; its answer is `size, response, 0`.
  */
 import { IotdmError } from '../../errors.ts';
+import { formatAddress } from '../tcti.ts';
 import {
   announcedLength,
   checkWholeResponse,
@@ -37,7 +38,12 @@ export async function openMssimTransport(
   port: number,
   timeoutMs: number,
 ): Promise<TpmTransport> {
-  const commands = await openSocketTransport(`${host}:${port}`, { host, port }, timeoutMs, commandFraming);
+  const commands = await openSocketTransport(
+    formatAddress(host, port),
+    { host, port },
+    timeoutMs,
+    commandFraming,
+  );
   try {
     await switchOn(host, port + 1, timeoutMs);
   } catch (error) {
@@ -48,7 +54,7 @@ export async function openMssimTransport(
 }
 
 async function switchOn(host: string, port: number, timeoutMs: number): Promise<void> {
-  const name = `${host}:${port} (the platform port)`;
+  const name = `${formatAddress(host, port)} (the platform port)`;
   const platform = await openSocketTransport(name, { host, port }, timeoutMs, signalFraming);
   try {
     for (const signal of [SIGNAL_POWER_ON, SIGNAL_NV_ON]) await platform.send(number(signal));
