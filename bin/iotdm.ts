@@ -16,11 +16,9 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   });
 }
 
-// A reader that goes away (`iotdm … | head`) is no error of ours.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0);
-  throw error;
-});
+// A reader that goes away (`iotdm … 2>&1 | head`) ends no command midway, and changes no exit code: what has begun is
+// finished. Where the result itself cannot be written, `Context.print` says so.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 
 const args = process.argv.slice(2);
 const exitCode = await main(isCalledLimpet(process.argv[1]) ? ['limpet', ...args] : args, {

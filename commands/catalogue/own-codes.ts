@@ -85,6 +85,9 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       if (typeof details['stateDirectory'] === 'string') {
         return `choose another directory with ${stateDirectoryOption(command)}, or mend the permissions of this one`;
       }
+      if (details['output'] === 'stdout') {
+        return 'check the free space where the output goes; what the command had to change is changed: look at that before you run it again';
+      }
       return 'journal' in details
         ? 'check the folder and the free space, keep the journal elsewhere with --journal FILE, or keep none with --no-journal'
         : 'check the name, the permissions of the folder and the free space';

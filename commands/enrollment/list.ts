@@ -71,13 +71,17 @@ async function printJson(context: Context, enrollments: AsyncIterable<StoredEnro
   let separator = '[\n';
   for await (const enrollment of enrollments) {
     await context.print(`${separator}${JSON.stringify(enrollment)}`);
+    if (context.hasNoReader) return;
     separator = ',\n';
   }
   await context.print(separator === '[\n' ? '[]\n' : '\n]\n');
 }
 
 async function printNdjson(context: Context, enrollments: AsyncIterable<StoredEnrollment>): Promise<void> {
-  for await (const enrollment of enrollments) await context.print(`${JSON.stringify(enrollment)}\n`);
+  for await (const enrollment of enrollments) {
+    await context.print(`${JSON.stringify(enrollment)}\n`);
+    if (context.hasNoReader) return;
+  }
 }
 
 async function printLines(
@@ -94,6 +98,7 @@ async function printLines(
     await context.print(
       clean(`${registrationId.padEnd(52)}  ${status}  ${deviceId ?? '(the registration id)'}`) + '\n',
     );
+    if (context.hasNoReader) return;
     count += 1;
   }
   if (count > 0) return;

@@ -3,13 +3,22 @@ import { createInterface } from 'node:readline/promises';
 import { Writable, type Readable } from 'node:stream';
 import { Chalk, type ChalkInstance } from 'chalk';
 import type { Ora } from 'ora';
-import { IotdmError } from '../../src/errors.ts';
+import { IotdmError, systemErrorCode } from '../../src/errors.ts';
 
 /** The process's streams, or a test's. */
 export interface Streams {
   readonly stdin: Readable & { readonly isTTY?: boolean };
   readonly stdout: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
+}
+
+/** What a pipe or socket says once nobody reads it; a terminal that was hung up says EIO. */
+const goneCodes = ['EPIPE', 'ECONNRESET', 'EOF', 'ERR_STREAM_DESTROYED'];
+
+/** Whether a stream could not be written because whoever read it has gone, as `head` does when it has its lines. */
+export function isReaderGone({ isTTY }: { readonly isTTY?: boolean }, error: Error): boolean {
+  const code = systemErrorCode(error) ?? '';
+  return goneCodes.includes(code) || (isTTY === true && code === 'EIO');
 }
 
 export interface ConsoleOptions {

@@ -18,7 +18,7 @@ import type { ProvisioningService } from '../../src/dps/service.ts';
 import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
 import type { HierarchyAuth } from '../../src/tpm/tss.ts';
-import { Console, type Streams } from './console.ts';
+import { Console, isReaderGone, type Streams } from './console.ts';
 import { CommandError } from './failure.ts';
 import { secretVariables, type Environment, type Settings } from './settings.ts';
 import { defaultStateDirectory } from './state-location.ts';
@@ -81,6 +81,7 @@ export class Context {
   #stdinTakenBy: string | undefined;
   #certificates: Promise<string | undefined> | undefined;
   #lock: ProcessLock | undefined;
+  #hasNoReader = false;
 
   constructor(host: Host, settings: Settings, command = 'iotdm') {
     this.host = host;
@@ -238,13 +239,26 @@ export class Context {
     }
   }
 
+  /**
+   * Writes to standard output. A reader that has gone is no failure: what the command came to is its exit code.
+   * @throws IotdmError `usage.output-unwritable` where the output goes to a place that takes no more
+   */
   print(text: string | Buffer): Promise<void> {
+    const { stdout } = this.host;
     return new Promise((resolve, reject) => {
-      this.host.stdout.write(text, (error) => {
+      stdout.write(text, (error) => {
         if (error == null) resolve();
-        else reject(error);
+        else if (isReaderGone(stdout, error)) {
+          this.#hasNoReader = true;
+          resolve();
+        } else reject(unwritable(error));
       });
     });
+  }
+
+  /** Nobody reads standard output any more: whoever only has more to print may end. */
+  get hasNoReader(): boolean {
+    return this.#hasNoReader;
   }
 
   /** Asks before something destructive. @throws IotdmError `usage.needs-confirmation` */
@@ -502,6 +516,14 @@ export class Context {
     }
     return pem;
   }
+}
+
+function unwritable(cause: Error): IotdmError {
+  const reason = systemErrorCode(cause) ?? cause.message;
+  return new IotdmError('usage.output-unwritable', `standard output cannot be written (${reason})`, {
+    cause,
+    details: { output: 'stdout' },
+  });
 }
 
 /** An editor ends a file with a line break that is not part of the value. */

@@ -16,6 +16,7 @@ export async function printPlan(context: Context, plan: ImportPlan, mode: string
     separator = ',\n';
     if (piece.length < PIECE_CHARACTERS) continue;
     await context.print(piece);
+    if (context.hasNoReader) return;
     piece = '';
   }
   const totals = plan.totals();

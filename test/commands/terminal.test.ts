@@ -41,6 +41,9 @@ interface Screen {
 
 const withoutCi = Object.fromEntries(Object.entries(process.env).filter(([name]) => name !== 'CI'));
 
+/** In front of the command it goes into a pipe whose reader ends at once; the exit code stays iotdm's. */
+const intoClosedPipe = 'into a closed pipe';
+
 /** Runs iotdm at a terminal of this width; `keys` are typed once it shows `prompt`. */
 function atTerminal(
   args: readonly string[],
@@ -48,8 +51,11 @@ function atTerminal(
   environment: Readonly<Record<string, string>> = {},
   columns = 120,
 ): Promise<Screen> {
-  const iotdmCommand = [process.execPath, executable, ...args].map((word) => `'${word}'`).join(' ');
-  const command = `stty cols ${columns} rows ${columns === 0 ? 0 : 30}; exec ${iotdmCommand}`;
+  const isPiped = args[0] === intoClosedPipe;
+  const words = [process.execPath, executable, ...(isPiped ? args.slice(1) : args)];
+  const iotdmCommand = words.map((word) => `'${word}'`).join(' ');
+  const piped = `bash -c "${iotdmCommand} | :; exit \\\${PIPESTATUS[0]}"`;
+  const command = `stty cols ${columns} rows ${columns === 0 ? 0 : 30}; exec ${isPiped ? piped : iotdmCommand}`;
   const child = spawn('script', ['-qec', command, '/dev/null'], {
     cwd: dir,
     // Where CI is set, the spinner takes even a terminal for a log.
@@ -125,6 +131,22 @@ describe('the question of slot clear', () => {
     const screen = await clear('', '--yes');
     assert.equal(screen.code, 0);
     assert.equal(screen.shown.includes('[y/N]'), false);
+  });
+});
+
+describe('a result that nobody reads, of a command that a person watches', () => {
+  it('changes neither what is asked, drawn and done, nor the exit code', async () => {
+    await fill('5');
+    const clear = (keys: string): Promise<Screen> =>
+      atTerminal([intoClosedPipe, 'slot', 'clear', '5', '--tpm', chip.tcti], { prompt: '[y/N]', keys });
+    assert.equal((await clear('n\r')).code, 2);
+    assert.equal(await stateOf('5'), 'ready');
+    const cleared = await clear('y\r');
+    assert.equal(cleared.code, 0, cleared.shown);
+    assert.equal(await stateOf('5'), 'empty');
+    const check = await atTerminal([intoClosedPipe, 'tpm', 'check', '--tpm', chip.tcti]);
+    assert.equal(check.code, 0, check.shown);
+    assert.match(check.shown, /Checking the TPM/);
   });
 });
 
