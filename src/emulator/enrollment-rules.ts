@@ -58,6 +58,29 @@ export function enrollmentContent(body: unknown): EnrollmentContent {
     allocationPolicy: oneOf(members['allocationPolicy'] ?? 'hashed', 'allocationPolicy', allocationPolicies),
     ...member(members, 'iotHubs', hostNames),
     ...member(members, 'customAllocationDefinition', customAllocationDefinition),
+    ...issuingMembers(members),
+  };
+}
+
+/** What the service issues certificates from; api-version 2026-11-01. Kept and shown whatever version asks. */
+function issuingMembers(members: Members): Members {
+  const lettersAndDigits = /^(?=.{3,63}$)[0-9a-zA-Z][a-zA-Z0-9-]*$/;
+  const form = '3 to 63 letters, digits and -, beginning with a letter or digit';
+  return {
+    ...member(members, 'namespaceName', (value, name) =>
+      matching(
+        value,
+        name,
+        /^(?=.{3,64}$)[a-z0-9][a-z0-9-]*[a-z0-9]$/,
+        '3 to 64 lower-case letters, digits and -, with no - at either end',
+      ),
+    ),
+    ...member(members, 'certificateAuthorityName', (value, name) =>
+      matching(value, name, lettersAndDigits, form),
+    ),
+    ...member(members, 'certificatePolicyName', (value, name) =>
+      matching(value, name, lettersAndDigits, form),
+    ),
   };
 }
 

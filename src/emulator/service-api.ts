@@ -1,4 +1,4 @@
-/** The operators' side of the Device Provisioning Service: its service API, api-version 2021-10-01, for TPM enrollments. */
+/** The operators' side of the Device Provisioning Service: its service API, for TPM enrollments. */
 
 import type { DeviceStore, Registration } from './device-store.ts';
 import type { EnrollmentChange, EnrollmentRecord, EnrollmentStore } from './enrollment-store.ts';
@@ -8,7 +8,7 @@ import type { Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.
 import { presentedToken, signatureProblem, type SharedAccessPolicy } from './sas.ts';
 import { ServiceError, serviceErrorCodes } from './service-error.ts';
 
-const apiVersion = '2021-10-01';
+const apiVersions = ['2021-10-01', '2026-11-01'];
 const largestBulk = 10;
 const bulkModes = ['create', 'update', 'updateIfMatchETag', 'delete'] as const;
 type BulkMode = (typeof bulkModes)[number];
@@ -80,7 +80,7 @@ export function serviceApi(
   /** Clients send the same token again and again; that it was signed with the key does not change. */
   let verified: { readonly authorization: string; readonly expiresAtMs: number } | undefined;
   return {
-    apiVersions: [apiVersion],
+    apiVersions,
     authorize({ headers: { authorization } }) {
       const now = clock();
       if (verified?.authorization === authorization && now.getTime() < (verified?.expiresAtMs ?? 0)) return;

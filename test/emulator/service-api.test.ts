@@ -46,6 +46,9 @@ describe('the service API', () => {
         },
         optionalDeviceInformation: { batch: 7 },
         customAllocationDefinition: { webhookUrl: 'https://example.net/f?x=1', apiVersion: '2021-10-01' },
+        namespaceName: 'line-4',
+        certificateAuthorityName: 'Plant',
+        certificatePolicyName: 'a-Year',
       });
       const created = await rig.call('PUT', '/enrollments/device-1', { body: sent });
       assert.equal(created.status, 200);
@@ -59,6 +62,8 @@ describe('the service API', () => {
       for (const id of ['Device-1', 'device-1', 'DEVICE%2D1']) {
         assert.equal((await rig.call('GET', `/enrollments/${id}`)).text, created.text);
       }
+      const newer = await rig.call('GET', '/enrollments/Device-1', { query: 'api-version=2026-11-01' });
+      assert.equal(newer.text, created.text);
       assert.deepEqual((await list()).items, [created.json]);
 
       const deleted = await rig.call('DELETE', '/enrollments/DEVICE-1');
@@ -190,6 +195,8 @@ describe('the service API', () => {
           400002,
           /updateHub/,
         ],
+        [{ namespaceName: 'Line-4' }, 400002, /^namespaceName/],
+        [{ certificatePolicyName: 'ab' }, 400002, /^certificatePolicyName/],
         [{ capabilities: { iotEdge: 'false' } }, 400002, /^capabilities\.iotEdge/],
         [{ capabilities: true }, 400002, /^capabilities is not/],
         [{ initialTwin: { tags: [] } }, 400002, /^initialTwin\.tags/],
