@@ -28,6 +28,10 @@ export function wayOut({ registrationId, code, message, errorCode }: FailedRow):
   }
   if (code === 'service.conflict' && errorCode === undefined) return look;
   if (code === 'service.not-found') return 'check the registration id, or import it with --mode upsert';
+  // Others were answered: it is not the host that is wrong.
+  if (code === 'service.unexpected-answer') {
+    return 'import it again later; -vv shows what the service answers';
+  }
   const details = { registrationId, ...(errorCode === undefined ? {} : { errorCode }) };
   return toFailure(new IotdmError(code, message, { details }), 'iotdm enrollment import').hint;
 }

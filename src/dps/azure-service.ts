@@ -223,7 +223,8 @@ class AzureService implements ProvisioningService {
         const failure = this.#failure(error, registrationId);
         if (attempt >= attempts || !retriedStatuses.includes(failure.details?.['status'])) throw failure;
         const asked = failure.details?.['retryAfterMs'];
-        await this.#pause(typeof asked === 'number' ? asked : backoffMs(attempt, this.#random));
+        const isAsked = typeof asked === 'number' && asked > 0;
+        await this.#pause(isAsked ? asked : backoffMs(attempt, this.#random));
       }
     }
   }

@@ -132,7 +132,9 @@ export class Governor {
       if (askedMs !== undefined) this.#pausedUntil = Math.max(this.#pausedUntil, now + askedMs);
       return;
     }
-    const pauseMs = askedMs ?? backoffOf(this.#refusalsInARow, this.#random);
+    // Who asks for no pause, and refuses all the same, is not asked again at once.
+    const isAsked = askedMs !== undefined && askedMs >= firstPauseMs;
+    const pauseMs = isAsked ? askedMs : backoffOf(this.#refusalsInARow, this.#random);
     this.#refusalsInARow += 1;
     this.#pausedAt = now;
     this.#pauseMs = Math.max(1000, pauseMs);

@@ -4,7 +4,8 @@
  * written. In memory it is one byte a row.
  *
  * Lines: a header, `{"create":"0-9"}` before rows are sent, `{"created":"0-9"}` for their outcome (each member a set of
- * rows, counted from 0 in the order of the input), and `{"failed":{…}}` for a row that failed.
+ * rows, counted from 0 in the order of the input), and `{"failed":{…}}` for a row that failed, with `sent` where nobody
+ * found out what had become of it.
  */
 
 import { accessSync, constants } from 'node:fs';
@@ -40,6 +41,8 @@ export interface RowFailure {
   readonly message: string;
   /** The service's own six digits, where it gave them. */
   readonly errorCode?: number;
+  /** What it was sent for without anybody having found out whether that took effect. */
+  readonly sent?: RowOperation;
 }
 
 /** What makes two imports the same one. */
@@ -78,6 +81,8 @@ export class ImportJournal {
   readonly #file: JournalFile | undefined;
   /** Places of the failures in the file. */
   #failureAt = new Map<number, number>();
+  /** What failed rows were sent for, where that may have taken effect. */
+  readonly #doubts = new Map<number, RowOperation>();
   readonly #sent = new Map<RowOperation, number[]>();
   readonly #settled = new Map<RowOutcome, number[]>();
   #failures: RowFailure[] = [];
@@ -128,6 +133,14 @@ export class ImportJournal {
     return rowStates[this.#states[row] ?? 0] ?? 'open';
   }
 
+  /** What the row was sent for, if nobody knows whether that took effect: also of one that has failed since. */
+  doubt(row: number): RowOperation | undefined {
+    const state = this.state(row);
+    return state === 'failed'
+      ? this.#doubts.get(row)
+      : rowOperations.find((operation) => operation === state);
+  }
+
   /** How many rows are in this state. */
   count(state: RowState): number {
     return this.#counts.get(state) ?? 0;
@@ -156,7 +169,7 @@ export class ImportJournal {
 
   /** As `settled`. The row is tried again when the import is taken up. */
   failed(failure: RowFailure): void {
-    this.#set(failure.row, 'failed');
+    this.#setFailed(failure);
     if (this.#file === undefined) return;
     this.#failures.push(failure);
     this.#outcomes = this.#file.request();
@@ -187,6 +200,12 @@ export class ImportJournal {
   /** Gives the file back; what could still be written is. */
   async close(): Promise<void> {
     await this.#file?.close();
+  }
+
+  #setFailed({ row, sent }: RowFailure): void {
+    this.#set(row, 'failed');
+    if (sent === undefined) this.#doubts.delete(row);
+    else this.#doubts.set(row, sent);
   }
 
   #set(row: number, state: RowState): void {
@@ -246,7 +265,7 @@ export class ImportJournal {
       if (name === 'failed') {
         const failure = failureOf(value);
         if (failure === undefined || failure.row >= this.rows) return false;
-        this.#set(failure.row, 'failed');
+        this.#setFailed(failure);
         this.#failureAt.set(failure.row, offset);
         return true;
       }
@@ -302,10 +321,15 @@ function journalError(file: JournalFile, problem: string, details: ErrorDetails 
 
 function failureOf(value: unknown): RowFailure | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
-  const { row, file, line, registrationId, code, message, errorCode } = value as Record<string, unknown>;
+  const { row, file, line, registrationId, code, message, errorCode, sent } = value as Record<
+    string,
+    unknown
+  >;
+  const operation = rowOperations.find((known) => known === sent);
   if (!Number.isSafeInteger(row) || (row as number) < 0 || !Number.isSafeInteger(line)) return undefined;
   if (typeof registrationId !== 'string' || typeof message !== 'string') return undefined;
   if (typeof code !== 'string' || !isErrorCode(code)) return undefined;
+  if (sent !== undefined && operation === undefined) return undefined;
   return {
     row: row as number,
     ...(typeof file === 'string' ? { file } : {}),
@@ -314,6 +338,7 @@ function failureOf(value: unknown): RowFailure | undefined {
     code,
     message,
     ...(Number.isSafeInteger(errorCode) ? { errorCode: errorCode as number } : {}),
+    ...(operation === undefined ? {} : { sent: operation }),
   };
 }
 

@@ -48,6 +48,18 @@ export const anotherVersion: Objection = {
   message: 'was changed by somebody else meanwhile: it is not the version with the etag of the row',
 };
 
+/** The service contradicts itself: nothing can be done for the row but to leave it as it is. */
+export const refusedAsChanged: Objection = {
+  code: 'service.unexpected-answer',
+  message: 'the service refuses it as changed meanwhile, and shows it unchanged',
+};
+
+/** A row that was sent, and that nobody could look up afterwards. */
+export function inDoubt({ code, message, errorCode }: Objection): Objection {
+  const said = `was sent, and what became of it cannot be looked up: ${message}`;
+  return { code, message: said, ...(errorCode === undefined ? {} : { errorCode }) };
+}
+
 export const notEnrolled: Objection = { code: 'service.not-found', message: 'is not enrolled' };
 
 export const enrolledAlready: Objection = { code: 'service.conflict', message: 'is enrolled already' };

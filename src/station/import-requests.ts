@@ -22,7 +22,7 @@ export class FateUnknown extends Error {
   }
 }
 
-/** What the service answers about this one enrollment is no answer; about others it is. */
+/** What the service answers about this one enrollment is no answer, or an error again and again; about others it is not. */
 export class Unreadable extends Error {
   override readonly cause: IotdmError;
 
@@ -57,6 +57,8 @@ type Kind = 'read' | 'write';
 /** How often an answer to a look-up may be no answer, and how many such answers in a row are the end of it all. */
 const readAttempts = 3;
 const strangeAnswers = 10;
+/** How often one look-up may fail otherwise, while others get through. */
+const failedReads = 5;
 
 export class Requests {
   readonly #options: RequestOptions;
@@ -111,13 +113,17 @@ export class Requests {
 
   /** @throws Unreadable; IotdmError for what the service has against the id, and for what ends the import */
   async find(registrationId: string): Promise<StoredEnrollment | undefined> {
+    const answersBefore = this.#answers;
     for (let attempt = 0; ; attempt += 1) {
       try {
         return await this.#untilTakenUp('read', 1, () => this.#options.service.find(registrationId));
       } catch (error) {
         if (!(error instanceof FateUnknown)) throw error;
         const isStrange = error.cause.code === 'service.unexpected-answer';
-        if (isStrange && attempt + 1 >= readAttempts && this.#answers > 0) throw new Unreadable(error.cause);
+        const isHopeless = isStrange
+          ? attempt + 1 >= readAttempts && this.#answers > 0
+          : attempt + 1 >= failedReads && this.#answers > answersBefore;
+        if (isHopeless) throw new Unreadable(error.cause);
         await this.backOff(attempt);
       }
     }

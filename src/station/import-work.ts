@@ -21,8 +21,10 @@ import {
   changedMeanwhile,
   compare,
   enrolledAlready,
+  inDoubt,
   notEnrolled,
   objectionOf,
+  refusedAsChanged,
   type Objection,
 } from './import-comparison.ts';
 import { FateUnknown, Unreadable, type Requests } from './import-requests.ts';
@@ -56,8 +58,10 @@ interface Item {
   /** In how many requests it was whose fate stayed unknown, and how many others had got through at the first of them. */
   failures: number;
   writesBefore: number;
-  /** How often somebody else was faster. */
-  races: number;
+  /** How often an answer has sent it another way: somebody else was faster, or the service contradicts itself. */
+  turns: number;
+  /** How often it was refused as changed, although it has not changed. */
+  contradictions: number;
 }
 
 const bulkModes: Readonly<Record<RowOperation, BulkMode>> = {
@@ -71,8 +75,10 @@ const fewLookups = 10;
 /** A request that failed so often is halved; a row alone in one, while others get through, is given up. */
 const failuresBeforeHalving = 3;
 const failuresOfOneRow = 5;
-/** How often a row is compared anew when it is to be written over whatever somebody else has made of it. */
-const mostRaces = 10;
+/** How often answers may send a row another way, also when it is to be written over whatever others make of it. */
+const mostTurns = 10;
+/** Who asks another server of the service than it was written to may see yesterday's version a few times. */
+const mostContradictions = 4;
 
 export class ImportWork {
   readonly #options: WorkOptions;
@@ -116,8 +122,7 @@ export class ImportWork {
       for (const row of rows) {
         index += 1;
         if (index >= journal.rows) throw inputChanged();
-        const state = journal.state(index);
-        if (isDone(state)) continue;
+        if (isDone(journal.state(index))) continue;
         const id = idOf(row);
         // To wait for nothing, ten times for each request, would cost as much as sending it.
         if (!this.#isFree(id)) await this.#room(id);
@@ -128,10 +133,11 @@ export class ImportWork {
           row,
           enrollment: row.enrollment,
           base: undefined,
-          doubt: state === 'create' || state === 'update' || state === 'delete' ? state : undefined,
+          doubt: journal.doubt(index),
           failures: 0,
           writesBefore: 0,
-          races: 0,
+          turns: 0,
+          contradictions: 0,
         });
       }
     }
@@ -321,13 +327,13 @@ export class ImportWork {
     for (const item of items) {
       const next = await this.#lookUp(operation, item);
       if (next === operation) again.push(item);
-      else if (next !== undefined) this.#add(next, item);
+      else if (next !== undefined) this.#turn(item, asObjection(cause), () => Promise.resolve(next));
     }
     const [only] = again;
     if (only === undefined) return;
     const othersGotThrough = requests.writes > only.writesBefore;
     if (again.length === 1 && failures >= failuresOfOneRow && othersGotThrough) {
-      this.#failed(only, asObjection(cause));
+      this.#failed(only, asObjection(cause), operation);
     } else if (failures >= failuresBeforeHalving) {
       for (const half of halves(again)) await this.#send(operation, half);
     } else await this.#send(operation, again);
@@ -339,16 +345,40 @@ export class ImportWork {
     if (objection === undefined) this.#settled(item, outcomes[operation]);
     else if (operation === 'create' && objection.code === 'service.conflict') {
       const isOurs = this.#options.mode !== 'create' || item.doubt === 'create';
-      if (isOurs) this.#route(item, () => this.#compareWithStored(item, objection));
+      if (isOurs) this.#turn(item, objection, () => this.#compareWithStored(item, objection));
       else this.#failed(item, objection);
     } else if (operation === 'update' && objection.code === 'service.changed-meanwhile') {
-      item.races += 1;
-      this.#route(item, () => this.#found(item, notEnrolled));
+      this.#turn(item, changedMeanwhile, () => this.#comparedAnew(item));
     } else if (operation === 'delete' && objection.code === 'service.not-found') {
       this.#settled(item, item.doubt === 'delete' ? 'deleted' : 'absent');
     } else if (operation === 'delete' && objection.code === 'service.changed-meanwhile') {
       this.#failed(item, { ...objection, message: anotherVersion.message });
     } else this.#failed(item, objection);
+  }
+
+  /** An answer sends a row another way, which it does once or twice, unless the service contradicts itself for ever. */
+  #turn(item: Item, objection: Objection, decide: () => Promise<RowOperation | undefined>): void {
+    item.turns += 1;
+    if (item.turns > mostTurns) this.#failed(item, objection);
+    else this.#route(item, decide);
+  }
+
+  /** After a refusal because of the etag. That it is what was compared may be news of yesterday, or a lie. */
+  async #comparedAnew(item: Item): Promise<RowOperation | undefined> {
+    const found = await this.#find(item);
+    if (found === undefined) return undefined;
+    const { stored } = found;
+    if (stored === undefined) this.#failed(item, notEnrolled);
+    else if (stored.etag !== item.base) return this.#compared(item, stored);
+    else {
+      item.contradictions += 1;
+      if (item.contradictions <= mostContradictions) {
+        await this.#options.requests.backOff(item.contradictions - 1);
+        return this.#compared(item, stored);
+      }
+      this.#failed(item, refusedAsChanged);
+    }
+    return undefined;
   }
 
   /** What is left to do for a row after a request of unknown fate. */
@@ -398,7 +428,7 @@ export class ImportWork {
     }
     if (comparison.action === 'conflict') this.#failed(item, comparison.objection);
     else if (mode === 'create') this.#failed(item, enrolledAlready);
-    else if (item.base !== undefined && item.base !== stored.etag && (!force || item.races > mostRaces)) {
+    else if (item.base !== undefined && item.base !== stored.etag && !force) {
       this.#failed(item, changedMeanwhile);
     } else {
       item.enrollment = comparison.enrollment;
@@ -415,7 +445,8 @@ export class ImportWork {
     } catch (error) {
       const objection = error instanceof Unreadable ? asObjection(error.cause) : objectionOf(error);
       if (objection === undefined) throw error;
-      this.#failed(item, objection);
+      const { doubt } = item;
+      this.#failed(item, doubt === undefined ? objection : inDoubt(objection), doubt);
       return undefined;
     }
   }
@@ -444,7 +475,8 @@ export class ImportWork {
     this.#options.tally.settled(item.index, outcome);
   }
 
-  #failed(item: Item, { code, message, errorCode }: Objection): void {
+  /** @param sent what it was sent for, where that may yet have taken effect: whoever tries it again must know */
+  #failed(item: Item, { code, message, errorCode }: Objection, sent?: RowOperation): void {
     this.#leave(item);
     this.#options.tally.failed({
       row: item.index,
@@ -454,6 +486,7 @@ export class ImportWork {
       code,
       message,
       ...(errorCode === undefined ? {} : { errorCode }),
+      ...(sent === undefined ? {} : { sent }),
     });
   }
 

@@ -283,6 +283,121 @@ describe('a request that fails again and again', () => {
   });
 });
 
+describe('a service that contradicts itself', () => {
+  /** How many requests, and how much time at least, an import takes to see that it leads nowhere. */
+  const bounded = async (
+    service: MemoryService,
+    mode: ImportMode,
+    rows: readonly Enrollment[],
+    more: Partial<ImportOptions> = {},
+  ): Promise<ImportSummary> => {
+    const { clock, delay } = new VirtualTime();
+    const before = service.requests;
+    // Whatever goes wrong, the test comes to an end.
+    const { intercept } = service;
+    service.intercept = (request) => {
+      assert.ok(service.requests - before < 100, 'far too many requests');
+      return intercept(request);
+    };
+    const governor = new Governor({ ratePerMinute: Infinity, clock, delay, random: repeatableRandom() });
+    const summary = await run(service, mode, rows, { governor, ...more });
+    assert.ok(clock() > 1000, `no pause between ${service.requests - before} requests`);
+    return summary;
+  };
+
+  for (const force of [false, true]) {
+    it(`refuses for an etag that it shows itself: the row fails${force ? ', also with --force' : ''}`, async () => {
+      for (const mode of ['upsert', 'update'] as const) {
+        const service = new MemoryService();
+        await run(service, 'create', fleet(1));
+        service.intercept = ({ operation }) => {
+          if (operation === 'bulk updateIfMatchETag') throw refusal(412001, 'precondition failed');
+        };
+        const summary = await bounded(service, mode, [fakeEnrollment(1, { deviceId: 'new' })], { force });
+        assert.deepEqual(summary.failures, [
+          {
+            line: 2,
+            registrationId: 'device-0001',
+            code: 'service.unexpected-answer',
+            message: 'the service refuses it as changed meanwhile, and shows it unchanged',
+          },
+        ]);
+      }
+    });
+  }
+
+  it('for a while only: an old version that is shown is asked for again', async () => {
+    const service = new MemoryService();
+    await run(service, 'create', fleet(1));
+    let refusals = 0;
+    service.intercept = ({ operation }) => {
+      if (operation !== 'bulk updateIfMatchETag' || refusals >= 3) return;
+      refusals += 1;
+      throw refusal(412001, 'precondition failed');
+    };
+    assert.deepEqual(counts(await bounded(service, 'upsert', [fakeEnrollment(1, { deviceId: 'new' })])), {
+      updated: 1,
+    });
+  });
+
+  it('has an enrollment and has it not, in turns: the row fails', async () => {
+    const service = new MemoryService();
+    const stored = await service.create(fakeEnrollment(1));
+    const find = service.find.bind(service);
+    let looks = 0;
+    service.find = async (id) => ((await find(id)) === undefined || looks++ % 2 === 1 ? undefined : stored);
+    service.intercept = ({ operation }) => {
+      if (operation === 'bulk create') throw refusal(409001, 'exists');
+      if (operation === 'bulk updateIfMatchETag') throw cut();
+    };
+    const row = fakeEnrollment(1, { deviceId: 'new' });
+    const summary = await bounded(service, 'upsert', [row], { force: true });
+    assert.deepEqual(counts(summary), { failed: 1 });
+  });
+
+  it('cannot show one of its enrollments, whatever it shows of others: that row fails', async () => {
+    const service = new MemoryService();
+    await run(service, 'create', fleet(8));
+    service.intercept = ({ operation, ids }) => {
+      if (operation === 'find' && ids[0] === 'device-0003') throw refusal(500001, 'oops');
+    };
+    let others = 0;
+    async function* rows(): AsyncGenerator<readonly { line: number; enrollment: Enrollment }[]> {
+      // The others come one after the other, so that something gets through all the time.
+      for (let number = 1; number <= 8; number += 1)
+        yield [{ line: number, enrollment: fakeEnrollment(number) }];
+      for (; others < 2000 && !failed; others += 1) {
+        await new Promise((resolve) => setImmediate(resolve));
+        await service.find('device-0001');
+      }
+    }
+    let failed = false;
+    const { clock, delay } = new VirtualTime();
+    const governor = new Governor({ ratePerMinute: Infinity, clock, delay, random: repeatableRandom() });
+    const summary = await importEnrollments({
+      rows,
+      total: 8,
+      service,
+      mode: 'update',
+      governor,
+      onFailure: () => (failed = true),
+    });
+    assert.deepEqual([summary.unchanged, summary.failed], [7, 1]);
+    assert.equal(summary.failures[0]?.registrationId, 'device-0003');
+  });
+
+  it('asks for no pause when it refuses, and gets one', async () => {
+    const service = new MemoryService();
+    service.intercept = () => {
+      throw new IotdmError('network.throttled', 'slow', { details: { retryAfterMs: 0 } });
+    };
+    await assert.rejects(run(service, 'upsert', fleet(1), { giveUpAfterMs: 600_000 }), {
+      code: 'network.throttled',
+    });
+    assert.ok(service.requests < 40, `${service.requests} requests in ten minutes`);
+  });
+});
+
 describe('another writer', () => {
   const race = (service: MemoryService, times: number): void => {
     service.intercept = async (request) => {
@@ -572,6 +687,46 @@ describe('an import that is killed', () => {
     });
     assert.deepEqual(service.log, [{ operation: 'bulk create', ids: ['device-0500'] }]);
     await again.close();
+  });
+
+  it('keeps in mind what nobody could find out: the next run counts it rightly', async () => {
+    for (const [mode, outcome] of [
+      ['create', 'created'],
+      ['upsert', 'created'],
+      ['update', 'updated'],
+    ] as const) {
+      const path = join(dir, `doubt-${mode}`);
+      const identity = { input: 'x', rows: 3, mode, host: 'memory' };
+      const service = new MemoryService();
+      const rows = fleet(3, (number) => ({ deviceId: `d-${number}` }));
+      if (mode === 'update') await run(service, 'create', fleet(3));
+      let looked = 0;
+      service.intercept = ({ operation, ids }) => {
+        if (operation !== 'find' || ids[0] !== 'device-0002') return;
+        looked += 1;
+        // An update is compared first.
+        if (mode !== 'update' || looked > 1) throw strange();
+      };
+      failOnce(service, 'interceptAnswer', cut);
+      const journal = await ImportJournal.open(path, identity);
+      const summary = await run(service, mode, rows, { journal });
+      assert.deepEqual(counts(summary), { [outcome]: 2, failed: 1 });
+      assert.equal(
+        summary.failures[0]?.message,
+        'was sent, and what became of it cannot be looked up: it is not valid JSON',
+      );
+      await journal.close();
+      assertHolds(service, rows);
+
+      service.intercept = () => undefined;
+      const again = await ImportJournal.open(path, identity);
+      assert.equal(again.doubt(1), mode === 'update' ? 'update' : 'create');
+      assert.deepEqual(counts(await run(service, mode, rows, { journal: again })), {
+        [outcome]: 1,
+        skipped: 2,
+      });
+      await again.close();
+    }
   });
 
   it('whose journal fails sends nothing more', async () => {
