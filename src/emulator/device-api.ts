@@ -11,7 +11,6 @@ import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { authenticationKey } from './authentication-key.ts';
 import {
-  newEtag,
   newGenerationId,
   type Assignment,
   type DeviceStore,
@@ -19,12 +18,14 @@ import {
   type Registration,
   type Twin,
 } from './device-store.ts';
-import { object, registrationId, type EnrollmentContent } from './enrollment-rules.ts';
+import { registrationId, type EnrollmentContent } from './enrollment-rules.ts';
+import { newEtag } from './etags.ts';
+import { object } from './members.ts';
 import type { EnrollmentStore } from './enrollment-store.ts';
 import { operationState, registrationResult, type OperationState } from './registration-json.ts';
 import type { ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { decoded, expiryProblem, isSignedWith, presentedToken, type PresentedToken } from './sas.ts';
-import { ServiceError, serviceErrorCodes } from './service-error.ts';
+import { notEmulated, ServiceError, serviceErrorCodes } from './service-error.ts';
 import { tpmKey, type TpmKey } from './tpm-key.ts';
 
 /** The Node.js SDK speaks 2019-03-31; the others are versions of the same requests. */
@@ -60,6 +61,7 @@ export function deviceApi(options: DeviceApiOptions): ServiceApi {
   const api = new DeviceApi(options);
   const registration = '/:idScope/registrations/:id';
   return {
+    extent: 'of DPS for devices there is registration over HTTPS',
     apiVersions,
     authorize: (request) => {
       api.authorize(request);
@@ -72,7 +74,8 @@ export function deviceApi(options: DeviceApiOptions): ServiceApi {
         handle: (request) => api.register(request),
         failToAssign: (request) => api.register(request, { fails: true }),
         // What the service limits is registrations, and a challenge is none yet.
-        quota: ({ authorization }) => (authorization === undefined ? undefined : 'registrations'),
+        quota: ({ headers: { authorization } }) =>
+          authorization === undefined ? undefined : 'registrations',
       },
       { method: 'POST', path: registration, body: 'json', handle: (request) => api.status(request) },
       {
@@ -142,8 +145,10 @@ class DeviceApi {
     if (registration === undefined || registration.operationId !== parameters[2]) {
       throw new ServiceError(serviceErrorCodes.noSuchRegistration, 'there is no such operation');
     }
-    const isItsKey = isSignedWith(this.#token(id, headers), Buffer.from(registration.sessionKey, 'base64'));
-    if (!isItsKey) throw unauthorized('the SharedAccessSignature is that of another registration (sig)');
+    const { sessionKey } = registration;
+    const token = this.#token(id, headers);
+    if (sessionKey === undefined || !isSignedWith(token, Buffer.from(sessionKey, 'base64')))
+      throw unauthorized('the SharedAccessSignature is that of another registration (sig)');
     return this.#operationAnswer(registration, operationState(registration, this.#options.clock()));
   }
 
@@ -179,8 +184,12 @@ class DeviceApi {
       throw new ServiceError(serviceErrorCodes.noSuchEnrollment, `enrollment ${id} does not exist`);
     }
     const enrollment = JSON.parse(record.json) as EnrollmentContent;
+    const { attestation } = enrollment;
+    if (attestation.type !== 'tpm') {
+      throw notEmulated(`registration by ${attestation.type} is not emulated: by TPM it is`);
+    }
     const tpm = object(members['tpm'], 'tpm');
-    if (tpm['endorsementKey'] !== enrollment.attestation.tpm.endorsementKey) {
+    if (tpm['endorsementKey'] !== attestation.tpm.endorsementKey) {
       throw new ServiceError(
         serviceErrorCodes.invalidEndorsementKey,
         'the endorsement key is not the enrolled one',

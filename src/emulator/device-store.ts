@@ -1,6 +1,7 @@
 /** What the emulator keeps about devices: registrations with DPS, and identities of devices and modules on hubs. */
 
 import { randomBytes } from 'node:crypto';
+import type { CertificateInfo } from './certificate-info.ts';
 import { RecordLog } from './record-log.ts';
 
 export interface Registration {
@@ -12,8 +13,10 @@ export interface Registration {
   readonly etag: string;
   /** Of the latest registration by the device. */
   readonly operationId: string;
-  /** Base64; the device signed with it, and signs its questions about the operation with it. */
-  readonly sessionKey: string;
+  /** Base64; a device with a TPM signed with it, and signs its questions about the operation with it. */
+  readonly sessionKey?: string;
+  /** How a device without TPM has proved who it is; absent for one with a TPM. */
+  readonly proof?: RegistrationProof;
   /** From then on the operation is done, in milliseconds since 1970. */
   readonly doneAt: number;
   readonly outcome: 'assigned' | 'disabled' | 'failed';
@@ -21,12 +24,22 @@ export interface Registration {
   readonly assignment?: Assignment;
 }
 
+/** What the service tells the device of it. */
+export interface RegistrationProof {
+  readonly kind: 'symmetricKey' | 'x509';
+  /** The group that it belongs to; absent where it has an enrollment of its own. */
+  readonly enrollmentGroupId?: string;
+  readonly certificateInfo?: CertificateInfo;
+  /** Of the certificate of the group that it leads to. */
+  readonly signingCertificateInfo?: CertificateInfo;
+}
+
 export interface Assignment {
   readonly assignedHub: string;
   readonly deviceId: string;
   readonly substatus: string;
-  /** The device's own key, in the blob for its TPM; base64. */
-  readonly authenticationKey: string;
+  /** The device's own key, in the blob for its TPM; base64. Absent where the device has brought its key with it. */
+  readonly authenticationKey?: string;
   readonly payload?: object;
 }
 
@@ -41,9 +54,11 @@ export interface HubIdentity {
   readonly hub: string;
   readonly deviceId: string;
   readonly moduleId?: string;
-  /** Base64. */
-  readonly primaryKey: string;
-  readonly secondaryKey: string;
+  /** Base64; absent for a device that shows a certificate. */
+  readonly primaryKey?: string;
+  readonly secondaryKey?: string;
+  /** Of the certificate that a device shows: SHA-256, upper-case hex. */
+  readonly thumbprint?: string;
   readonly generationId: string;
   readonly etag: string;
   readonly createdDateTimeUtc: string;
@@ -57,7 +72,8 @@ type DeviceRecord = Registration | HubIdentity;
 /** What is committed as one. */
 export interface DeviceChange {
   readonly registration?: Registration;
-  readonly forget?: { readonly registrationId: string };
+  /** Ids of registrations. */
+  readonly forget?: readonly string[];
   readonly identity?: HubIdentity;
   /** With its modules. */
   readonly remove?: { readonly hub: string; readonly deviceId: string } | undefined;
@@ -91,18 +107,33 @@ export class DeviceStore {
     return record.deviceId === deviceId && record.moduleId === moduleId ? record : undefined;
   }
 
+  /** Of all devices that have registered by the group. */
+  registrationsOf(enrollmentGroupId: string): readonly Registration[] {
+    const wanted = enrollmentGroupId.toLowerCase();
+    return [...this.#log.entries()].flatMap(([, record]) =>
+      record.kind === 'registration' && record.proof?.enrollmentGroupId?.toLowerCase() === wanted
+        ? [record]
+        : [],
+    );
+  }
+
+  /** In lower case. */
+  get hubs(): ReadonlySet<string> {
+    return this.#hubs;
+  }
+
   hasHub(name: string): boolean {
     return this.#hubs.has(name.toLowerCase());
   }
 
-  commit({ registration, forget, identity, remove }: DeviceChange): void {
+  commit({ registration, forget = [], identity, remove }: DeviceChange): void {
     const set: Record<string, DeviceRecord> = {};
     if (registration !== undefined) set[registrationKey(registration.registrationId)] = registration;
     if (identity !== undefined) {
       set[identityKey(identity.hub, identity.deviceId, identity.moduleId)] = identity;
     }
     const gone = [
-      ...(forget === undefined ? [] : [registrationKey(forget.registrationId)]),
+      ...forget.map(registrationKey),
       ...(remove === undefined ? [] : this.#keysOf(remove.hub, remove.deviceId)),
     ].filter((key) => this.#log.get(key) !== undefined);
     this.#log.commit({
@@ -112,10 +143,10 @@ export class DeviceStore {
     if (identity !== undefined) this.#hubs.add(identity.hub);
   }
 
-  /** Forgets registrations whose enrollment is gone: what a crash between the two logs may leave. */
-  forgetOrphans(isEnrolled: (registrationId: string) => boolean): void {
+  /** Forgets registrations whose enrollment or group is gone: what a crash between the logs may leave. */
+  forgetOrphans(isEnrolled: (registration: Registration) => boolean): void {
     const orphans = [...this.#log.entries()].flatMap(([key, record]) =>
-      record.kind === 'registration' && !isEnrolled(record.registrationId) ? [key] : [],
+      record.kind === 'registration' && !isEnrolled(record) ? [key] : [],
     );
     this.#log.commit({ delete: orphans });
   }
@@ -130,11 +161,6 @@ export class DeviceStore {
       key === device || key.startsWith(`${device}/`) ? [key] : [],
     );
   }
-}
-
-/** Eight random bytes in base64, in quotation marks, as ETags of DPS look. */
-export function newEtag(): string {
-  return `"${randomBytes(8).toString('base64')}"`;
 }
 
 /** Tells identities apart that have had the same id one after the other. */
@@ -159,10 +185,9 @@ const texts: Readonly<Record<DeviceRecord['kind'], readonly string[]>> = {
     'lastUpdatedDateTimeUtc',
     'etag',
     'operationId',
-    'sessionKey',
     'outcome',
   ],
-  device: ['hub', 'deviceId', 'primaryKey', 'secondaryKey', 'generationId', 'etag', 'createdDateTimeUtc'],
+  device: ['hub', 'deviceId', 'generationId', 'etag', 'createdDateTimeUtc'],
   module: [
     'hub',
     'deviceId',
@@ -182,12 +207,14 @@ function isRecord(key: string, value: unknown): value is DeviceRecord {
   if (kind !== 'registration' && kind !== 'device' && kind !== 'module') return false;
   if (!texts[kind].every((name) => typeof members[name] === 'string')) return false;
   if (kind === 'registration') {
-    const { assignment } = members;
+    const { assignment, sessionKey, proof } = members;
     return (
       key.startsWith('registration/') &&
       typeof members['doneAt'] === 'number' &&
+      (typeof sessionKey === 'string' || (typeof proof === 'object' && proof !== null)) &&
       (assignment === undefined || (typeof assignment === 'object' && assignment !== null))
     );
   }
+  if (typeof members['primaryKey'] !== 'string' && typeof members['thumbprint'] !== 'string') return false;
   return key.startsWith('identity/') && typeof members['twin'] === 'object' && members['twin'] !== null;
 }

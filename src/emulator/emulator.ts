@@ -73,6 +73,7 @@ const keyBytes = 32;
 const connectionStringFile = 'service-connection-string';
 const settingsFile = 'emulator.json';
 const enrollmentsFile = 'enrollments.ndjson';
+const groupsFile = 'enrollment-groups.ndjson';
 const devicesFile = 'devices.ndjson';
 
 /** Longer than clients keep idle connections, so that it is never the emulator that closes one under a new request. */
@@ -106,15 +107,23 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
     const clock = options.clock ?? (() => new Date());
     const settings = recordedSettings(dir);
     const identity = await serverIdentity(dir, clock());
-    const enrollments = EnrollmentStore.open(join(dir, enrollmentsFile));
+    const enrollments = EnrollmentStore.open(join(dir, enrollmentsFile), 'registrationId');
     undo.push(() => {
       enrollments.close();
+    });
+    const groups = EnrollmentStore.open(join(dir, groupsFile), 'enrollmentGroupId');
+    undo.push(() => {
+      groups.close();
     });
     const devices = DeviceStore.open(join(dir, devicesFile));
     undo.push(() => {
       devices.close();
     });
-    devices.forgetOrphans((id) => enrollments.find(id) !== undefined);
+    devices.forgetOrphans(({ registrationId, proof }) =>
+      proof?.enrollmentGroupId === undefined
+        ? enrollments.find(registrationId) !== undefined
+        : groups.find(proof.enrollmentGroupId) !== undefined,
+    );
 
     const service = new LoopbackServer(identity);
     const registration = new LoopbackServer(identity);
@@ -139,7 +148,7 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
       );
       const policy = { resource: host, keyName, key };
       const apis: readonly (readonly [LoopbackServer, ServiceApi])[] = [
-        [service, serviceApi(enrollments, devices, policy, clock)],
+        [service, serviceApi({ enrollments, groups, devices, policy, clock })],
         [
           registration,
           deviceApi({
@@ -206,7 +215,7 @@ class Emulator implements RunningEmulator {
       this.#requests += 1;
       onRequest?.(entry);
     };
-    for (const [server, api] of apis) server.serve(requestListener(api, { clock, onAnswer, disturbance }));
+    for (const [server, api] of apis) server.serve(requestListener([api], { clock, onAnswer, disturbance }));
   }
 
   get requests(): number {

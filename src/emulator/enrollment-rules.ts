@@ -1,36 +1,46 @@
 /**
- * What the service accepts as an individual enrollment (api-version 2021-10-01, definition IndividualEnrollment). The
- * emulator is an independent judge of what iotdm sends: these rules are written anew and share nothing with src/dps.
+ * What the service accepts as an individual enrollment and as an enrollment group (api-version 2021-10-01, definitions
+ * IndividualEnrollment and EnrollmentGroup, and what 2026-11-01 adds). The emulator is an independent judge of what
+ * iotdm sends: these rules are written anew and share nothing with src/dps.
  */
 
-import { decodeBase64 } from '../encoding.ts';
-import { ServiceError, serviceErrorCodes, type ServiceErrorCode } from './service-error.ts';
+import { attestation, groupScope, individualScope, type Attestation } from './attestation-rules.ts';
+import { flag, matching, member, object, oneOf, refused, type Members } from './members.ts';
+import { checkTwinPart } from './twin-rules.ts';
 
-/** What a caller may set, checked and in the service's order, with the service's defaults filled in. */
-export interface EnrollmentContent {
-  readonly registrationId: string;
-  readonly attestation: {
-    readonly type: 'tpm';
-    readonly tpm: { readonly endorsementKey: string; readonly storageRootKey?: string };
-  };
+/** What both kinds have that a caller may set, checked and in the service's order, with the service's defaults. */
+interface Content {
+  readonly attestation: Attestation;
   readonly [member: string]: unknown;
 }
 
-export type Members = Readonly<Record<string, unknown>>;
+export interface EnrollmentContent extends Content {
+  readonly registrationId: string;
+}
 
-const registrationIdPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?$/;
+export interface GroupContent extends Content {
+  readonly enrollmentGroupId: string;
+}
+
+const idPattern = /^[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9])?$/;
+const idForm = '1 to 128 letters, digits and - . _ :, beginning and ending with a letter or digit';
 const deviceIdPattern = /^[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}$/;
 const hostNamePattern = /^(?=.{1,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.(?!$)|$))+$/i;
 
 const provisioningStatuses = ['enabled', 'disabled'];
 const allocationPolicies = ['hashed', 'geoLatency', 'static', 'custom'];
 
+/** What IoT Hub keeps of each part of a twin, in bytes. */
+const largestTags = 8 * 1024;
+const largestDesired = 32 * 1024;
+
 /**
  * Checks a body against the rules. Members that are null count as absent; members that only the service sets, and
  * unknown ones, are ignored.
+ * @param existing how the devices of the enrollment that it replaces prove who they are
  * @throws ServiceError 400 naming the member
  */
-export function enrollmentContent(body: unknown): EnrollmentContent {
+export function enrollmentContent(body: unknown, existing?: Attestation): EnrollmentContent {
   const members = object(body, 'the enrollment');
   return {
     registrationId: registrationId(members['registrationId']),
@@ -43,7 +53,33 @@ export function enrollmentContent(body: unknown): EnrollmentContent {
       ),
     ),
     ...member(members, 'optionalDeviceInformation', object),
-    attestation: attestation(members['attestation']),
+    attestation: attestation(members['attestation'], individualScope, existing),
+    ...commonContent(members),
+  };
+}
+
+/** The same for a group. */
+export function groupContent(body: unknown, existing?: Attestation): GroupContent {
+  const members = object(body, 'the enrollment group');
+  return {
+    enrollmentGroupId: groupId(members['enrollmentGroupId']),
+    attestation: attestation(members['attestation'], groupScope, existing),
+    ...commonContent(members),
+  };
+}
+
+/** A registration id of a body or a path, as written. Throws ServiceError 400. */
+export function registrationId(value: unknown): string {
+  return matching(value, 'registrationId', idPattern, idForm);
+}
+
+/** The same for the id of a group. */
+export function groupId(value: unknown): string {
+  return matching(value, 'enrollmentGroupId', idPattern, idForm);
+}
+
+function commonContent(members: Members): Members {
+  return {
     capabilities: capabilities(members['capabilities'] ?? { iotEdge: false }),
     ...member(members, 'iotHubHostName', hostName),
     ...member(members, 'initialTwin', initialTwin),
@@ -58,88 +94,26 @@ export function enrollmentContent(body: unknown): EnrollmentContent {
     allocationPolicy: oneOf(members['allocationPolicy'] ?? 'hashed', 'allocationPolicy', allocationPolicies),
     ...member(members, 'iotHubs', hostNames),
     ...member(members, 'customAllocationDefinition', customAllocationDefinition),
-    ...issuingMembers(members),
+    ...issuingAuthority(members),
   };
 }
 
-/** What the service issues certificates from; api-version 2026-11-01. Kept and shown whatever version asks. */
-function issuingMembers(members: Members): Members {
-  const lettersAndDigits = /^(?=.{3,63}$)[0-9a-zA-Z][a-zA-Z0-9-]*$/;
-  const form = '3 to 63 letters, digits and -, beginning with a letter or digit';
+/** Members of 2026-11-01, kept and returned whatever version is spoken: no certificate is issued here. */
+function issuingAuthority(members: Members): Members {
+  const name = (value: unknown, at: string): string =>
+    matching(value, at, /^[0-9a-zA-Z][a-zA-Z0-9-]{2,62}$/, '3 to 63 letters, digits and hyphens');
   return {
-    ...member(members, 'namespaceName', (value, name) =>
+    ...member(members, 'namespaceName', (value, at) =>
       matching(
         value,
-        name,
-        /^(?=.{3,64}$)[a-z0-9][a-z0-9-]*[a-z0-9]$/,
-        '3 to 64 lower-case letters, digits and -, with no - at either end',
+        at,
+        /^[a-z0-9][a-z0-9-]{1,62}[a-z0-9]$/,
+        '3 to 64 lower-case letters, digits and hyphens',
       ),
     ),
-    ...member(members, 'certificateAuthorityName', (value, name) =>
-      matching(value, name, lettersAndDigits, form),
-    ),
-    ...member(members, 'certificatePolicyName', (value, name) =>
-      matching(value, name, lettersAndDigits, form),
-    ),
+    ...member(members, 'certificateAuthorityName', name),
+    ...member(members, 'certificatePolicyName', name),
   };
-}
-
-/** A registration id of a body or a path, as written. Throws ServiceError 400. */
-export function registrationId(value: unknown): string {
-  return matching(
-    value,
-    'registrationId',
-    registrationIdPattern,
-    '1 to 128 letters, digits and - . _ :, beginning and ending with a letter or digit',
-  );
-}
-
-/** The members of a JSON object. Throws ServiceError 400 for anything else. */
-export function object(value: unknown, name: string): Members {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Members;
-  throw refused(`${name} is not a JSON object`);
-}
-
-function attestation(value: unknown): EnrollmentContent['attestation'] {
-  if (value === undefined || value === null) throw refused('attestation is missing');
-  const members = object(value, 'attestation');
-  if (members['type'] !== 'tpm') {
-    throw refused('attestation.type is not tpm: the emulator keeps TPM enrollments only');
-  }
-  for (const other of ['x509', 'symmetricKey']) {
-    if (present(members[other])) throw refused(`attestation.${other} does not go with attestation.type tpm`);
-  }
-  if (!present(members['tpm'])) throw refused('attestation.tpm is missing');
-  const tpm = object(members['tpm'], 'attestation.tpm');
-  return {
-    type: 'tpm',
-    tpm: {
-      endorsementKey: publicArea(
-        tpm['endorsementKey'],
-        'endorsementKey',
-        serviceErrorCodes.invalidEndorsementKey,
-      ),
-      ...member(tpm, 'storageRootKey', (key, name) =>
-        publicArea(key, name, serviceErrorCodes.invalidEnrollment),
-      ),
-    },
-  };
-}
-
-/** Type, name algorithm, attributes and an empty policy: no TPMT_PUBLIC is shorter (TPM 2.0 Part 2, 12.2.4). */
-const shortestPublicArea = 10;
-
-/** Canonical base64 of a TPM2B_PUBLIC (TPM 2.0 Part 2, 12.2.5): two bytes of size, then as many bytes. */
-function publicArea(value: unknown, name: string, errorCode: ServiceErrorCode): string {
-  const at = `attestation.tpm.${name}`;
-  if (!present(value)) throw new ServiceError(errorCode, `${at} is missing`);
-  const bytes = typeof value === 'string' ? decodeBase64(value) : undefined;
-  if (bytes === undefined) throw new ServiceError(errorCode, `${at} is not base64`);
-  const size = bytes.length - 2;
-  if (size < shortestPublicArea || bytes.readUInt16BE(0) !== size) {
-    throw new ServiceError(errorCode, `${at} is not a TPM2B_PUBLIC: its size does not match`);
-  }
-  return value as string;
 }
 
 function capabilities(value: unknown): Members {
@@ -157,13 +131,19 @@ function reprovisionPolicy(value: unknown): Members {
 function initialTwin(value: unknown): Members {
   const twin = object(value, 'initialTwin');
   return {
-    ...member(twin, 'tags', (tags) => object(tags, 'initialTwin.tags')),
+    ...member(twin, 'tags', (tags) => twinPart(tags, 'initialTwin.tags', largestTags)),
     ...member(twin, 'properties', (properties) =>
       member(object(properties, 'initialTwin.properties'), 'desired', (desired) =>
-        object(desired, 'initialTwin.properties.desired'),
+        twinPart(desired, 'initialTwin.properties.desired', largestDesired),
       ),
     ),
   };
+}
+
+function twinPart(value: unknown, name: string, largest: number): Members {
+  const part = object(value, name);
+  checkTwinPart(part, name, largest);
+  return part;
 }
 
 function customAllocationDefinition(value: unknown, name: string): Members {
@@ -181,38 +161,4 @@ function hostName(value: unknown, name: string): string {
 function hostNames(value: unknown, name: string): readonly string[] {
   if (!Array.isArray(value)) throw refused(`${name} is not an array`);
   return value.map((item, index) => hostName(item, `${name}[${index}]`));
-}
-
-/** The member in an object of its own, or an empty one when it is absent. */
-function member<Value>(
-  members: Members,
-  name: string,
-  check: (value: unknown, name: string) => Value,
-): Readonly<Record<string, Value>> {
-  const value = members[name];
-  return present(value) ? { [name]: check(value, name) } : {};
-}
-
-function present(value: unknown): boolean {
-  return value !== undefined && value !== null;
-}
-
-function matching(value: unknown, name: string, pattern: RegExp, form: string): string {
-  if (!present(value)) throw refused(`${name} is missing`);
-  if (typeof value === 'string' && pattern.test(value)) return value;
-  throw refused(`${name} is not valid: it must be ${form}`);
-}
-
-function oneOf(value: unknown, name: string, values: readonly string[]): string {
-  if (typeof value === 'string' && values.includes(value)) return value;
-  throw refused(`${name} is not one of ${values.join(', ')}`);
-}
-
-function flag(value: unknown, name: string): boolean {
-  if (typeof value === 'boolean') return value;
-  throw refused(`${name} is not true or false`);
-}
-
-function refused(message: string): ServiceError {
-  return new ServiceError(serviceErrorCodes.invalidEnrollment, message);
 }

@@ -1,22 +1,27 @@
 /**
- * Keeps the enrollments in a log of every change, one JSON document a line, written before the caller hears of it. In
+ * Keeps enrollments, or enrollment groups, in a log of every change, one JSON document a line, written before the caller hears of it. In
  * memory is what is asked for all the time, and where in the log the rest stands: a hundred thousand enrollments would
  * keep the garbage collector busy.
  *
- * Lines: `{"start":N,"schema":1}` whenever the log is opened, `{"put":ENROLLMENT}`, `{"delete":"REGISTRATION ID"}`.
+ * Lines: `{"start":N,"schema":1}` whenever the log is opened, `{"put":ENROLLMENT}`, `{"delete":"ID"}`.
  */
 
 import { closeSync, existsSync, openSync, readSync, truncateSync } from 'node:fs';
 import { IotdmError } from '../errors.ts';
+import type { Attestation } from './attestation-rules.ts';
 import { LogFile, parseLogLine, rewriteLog } from './log-file.ts';
+
+/** The member that is the id. */
+export type IdName = 'registrationId' | 'enrollmentGroupId';
 
 export interface EnrollmentRecord {
   /** As it was written when the enrollment was created. */
-  readonly registrationId: string;
+  readonly id: string;
   /** With its quotation marks, as in the JSON. */
   readonly etag: string;
   readonly createdDateTimeUtc: string;
-  /** The whole enrollment as the service answers it. */
+  readonly attestationType: Attestation['type'];
+  /** The whole enrollment, with what no answer shows. */
   readonly json: string;
 }
 
@@ -27,6 +32,8 @@ export interface EnrollmentPage {
   /** Where the next page goes on, or undefined when this is the last. */
   readonly next: string | undefined;
 }
+
+const attestationTypes = ['tpm', 'x509', 'symmetricKey', 'none'] as const;
 
 const schema = 1;
 const readSize = 4 * 1024 * 1024;
@@ -56,13 +63,13 @@ export class EnrollmentStore {
    * its caller never had an answer.
    * @throws IotdmError `input.invalid` naming the file and the line that cannot be understood, `input.unreadable`
    */
-  static open(file: string): EnrollmentStore {
+  static open(file: string, idName: IdName): EnrollmentStore {
     try {
-      let loaded = load(file);
+      let loaded = load(file, idName);
       if (loaded.lines > 2 * loaded.records.size + 16) {
         // More lines that no longer count than lines that do: worth writing anew.
         rewriteLog(file, piecesOf(file, loaded));
-        loaded = load(file);
+        loaded = load(file, idName);
       } else if (loaded.torn > 0) truncateSync(file, loaded.length);
       return new EnrollmentStore(new LogFile(file), loaded);
     } catch (cause) {
@@ -76,8 +83,8 @@ export class EnrollmentStore {
   }
 
   /** Without regard to the id's case. */
-  find(registrationId: string): EnrollmentRecord | undefined {
-    return this.#records.get(registrationId.toLowerCase());
+  find(id: string): EnrollmentRecord | undefined {
+    return this.#records.get(id.toLowerCase());
   }
 
   /** Eight bytes in quoted base64; no two are alike in the life of the log. */
@@ -97,7 +104,7 @@ export class EnrollmentStore {
     for (const [index, change] of changes.entries()) {
       const length = Buffer.byteLength(lines[index] ?? '');
       if ('put' in change) {
-        const key = change.put.registrationId.toLowerCase();
+        const key = change.put.id.toLowerCase();
         const before = this.#records.size;
         this.#records.set(key, new LoggedRecord(this.#log, placed(change.put, at, length)));
         if (this.#records.size > before) this.#unordered.push(key);
@@ -151,32 +158,35 @@ interface Place extends Omit<EnrollmentRecord, 'json'> {
 
 /** @param at where its line begins; @param length of the line with its line feed */
 function placed(
-  { registrationId, etag, createdDateTimeUtc }: Omit<EnrollmentRecord, 'json'>,
+  { id, etag, createdDateTimeUtc, attestationType }: Omit<EnrollmentRecord, 'json'>,
   at: number,
   length: number,
 ): Place {
   const before = putLine.length;
   return {
-    registrationId,
+    id,
     etag,
     createdDateTimeUtc,
+    attestationType,
     at: at + before,
     length: length - before - '}\n'.length,
   };
 }
 
 class LoggedRecord implements EnrollmentRecord {
-  readonly registrationId: string;
+  readonly id: string;
   readonly etag: string;
   readonly createdDateTimeUtc: string;
+  readonly attestationType: Attestation['type'];
   readonly #log: LogFile;
   readonly #at: number;
   readonly #length: number;
 
-  constructor(log: LogFile, { registrationId, etag, createdDateTimeUtc, at, length }: Place) {
-    this.registrationId = registrationId;
+  constructor(log: LogFile, { id, etag, createdDateTimeUtc, attestationType, at, length }: Place) {
+    this.id = id;
     this.etag = etag;
     this.createdDateTimeUtc = createdDateTimeUtc;
+    this.attestationType = attestationType;
     this.#log = log;
     this.#at = at;
     this.#length = length;
@@ -198,7 +208,7 @@ interface Loaded {
   readonly torn: number;
 }
 
-function load(file: string): Loaded {
+function load(file: string, idName: IdName): Loaded {
   const records = new Map<string, Place>();
   if (!existsSync(file)) return { records, starts: 0, lines: 0, length: 0, torn: 0 };
   const descriptor = openSync(file, 'r');
@@ -214,7 +224,7 @@ function load(file: string): Loaded {
       for (let end = data.indexOf(newline); end !== -1; end = data.indexOf(newline, from)) {
         lines += 1;
         const line = { text: data.toString('utf8', from, end), at: length + from, length: end + 1 - from };
-        starts = Math.max(starts, apply(line, records, `${file}: line ${lines}`));
+        starts = Math.max(starts, apply(line, idName, records, `${file}: line ${lines}`));
         from = end + 1;
       }
       length += from;
@@ -231,20 +241,23 @@ const putLine = '{"put":';
 /** Applies one line to the records; returns the number of a start, else 0. */
 function apply(
   line: { readonly text: string; readonly at: number; readonly length: number },
+  idName: IdName,
   records: Map<string, Place>,
   where: string,
 ): number {
   const entry = parseLogLine(line.text, where);
   const put = entry['put'];
   if (typeof put === 'object' && put !== null && line.text.startsWith(putLine)) {
-    const { registrationId, etag, createdDateTimeUtc } = put as Record<string, unknown>;
+    const { [idName]: id, etag, createdDateTimeUtc, attestation } = put as Record<string, unknown>;
+    const attestationType = typeIn(attestation);
     if (
-      typeof registrationId === 'string' &&
+      typeof id === 'string' &&
       typeof etag === 'string' &&
-      typeof createdDateTimeUtc === 'string'
+      typeof createdDateTimeUtc === 'string' &&
+      attestationType !== undefined
     ) {
-      const record = { registrationId, etag, createdDateTimeUtc };
-      records.set(registrationId.toLowerCase(), placed(record, line.at, line.length));
+      const record = { id, etag, createdDateTimeUtc, attestationType };
+      records.set(id.toLowerCase(), placed(record, line.at, line.length));
       return 0;
     }
   }
@@ -257,6 +270,11 @@ function apply(
     throw new IotdmError('input.invalid', `${where} is of another version of the emulator`);
   }
   throw new IotdmError('input.invalid', `${where} is not an entry of the emulator's log`);
+}
+
+function typeIn(attestation: unknown): Attestation['type'] | undefined {
+  const { type } = (attestation ?? {}) as { readonly type?: unknown };
+  return attestationTypes.find((known) => known === type);
 }
 
 function logLine(change: EnrollmentChange): string {

@@ -10,8 +10,9 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { decodeBase64 } from '../encoding.ts';
-import { newEtag, newGenerationId, type DeviceStore, type HubIdentity } from './device-store.ts';
-import { object } from './enrollment-rules.ts';
+import { newGenerationId, type DeviceStore, type HubIdentity } from './device-store.ts';
+import { isSameEtag, newEtag, unquoted } from './etags.ts';
+import { object } from './members.ts';
 import type { Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { decoded, expiryProblem, isSignedWith, presentedToken } from './sas.ts';
 import { ServiceError } from './service-error.ts';
@@ -46,6 +47,7 @@ const nameOfStatus: Readonly<Record<number, string>> = {
   413: 'MessageTooLarge',
   429: 'ThrottlingException',
   500: 'ServerError',
+  501: 'NotImplemented',
   503: 'ServiceUnavailable',
 };
 
@@ -83,6 +85,7 @@ export function hubApi(devices: DeviceStore, clock: () => Date): ServiceApi {
     { method: 'GET', path: `/twins/:id${part}`, body: 'ignored', handle: (request) => api.twin(request) },
   ]);
   return {
+    extent: 'of IoT Hub there is what devices and modules do over HTTPS, and nothing for operators',
     apiVersions,
     authorize: (request, { path }) => {
       // Modules are made and looked up by their device; all else is done by whom it concerns.
@@ -135,7 +138,7 @@ class HubApi {
     if (ifMatch === undefined && existing !== undefined) {
       throw new HubError(hubErrors.moduleExists, `module ${wanted.moduleId} exists already`);
     }
-    if (ifMatch !== undefined && ifMatch !== '*' && unquoted(ifMatch) !== unquoted(existing?.etag ?? '')) {
+    if (ifMatch !== undefined && ifMatch !== '*' && !isSameEtag(ifMatch, existing?.etag ?? '')) {
       throw new HubError(hubErrors.preconditionFailed, 'the etag is not that of the module');
     }
     const now = this.#clock();
@@ -198,7 +201,7 @@ class HubApi {
       throw unauthorized('the SharedAccessSignature is for another hub than was asked (sr)');
     }
     const identity = this.#devices.identity(hub, deviceId, moduleId);
-    const keys = identity === undefined ? [] : [identity.primaryKey, identity.secondaryKey];
+    const keys = [identity?.primaryKey, identity?.secondaryKey].filter((key) => key !== undefined);
     if (identity === undefined || !keys.some((key) => isSignedWith(token, Buffer.from(key, 'base64')))) {
       // Who does not hold the key is not told whether there is such a device.
       throw unauthorized('the SharedAccessSignature is not signed with a key of this device or module (sig)');
@@ -300,10 +303,6 @@ function hubRefusal(error: ServiceError, now: Date): Omit<ServiceAnswer, 'status
     }),
     headers: { 'iothub-errorcode': name },
   };
-}
-
-function unquoted(etag: string): string {
-  return /^"(.*)"$/.exec(etag)?.[1] ?? etag;
 }
 
 function unauthorized(problem: string): HubError {

@@ -3,12 +3,14 @@
  * shapes. What a service does is in its route table; another service is another table.
  */
 
+import type { X509Certificate } from 'node:crypto';
 import type { IncomingHttpHeaders, IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { systemErrorCode } from '../errors.ts';
 import { deliver, type ServiceAnswer } from './delivery.ts';
 import type { Disturbance, QuotaKind } from './disturbance.ts';
 import { formatFault, type Fault } from './fault-spec.ts';
-import { errorDetails, ServiceError, serviceErrorCodes } from './service-error.ts';
+import { errorDetails, notEmulated, ServiceError, serviceErrorCodes } from './service-error.ts';
+import { shownCertificates } from './shown-certificates.ts';
 
 export type { ServiceAnswer } from './delivery.ts';
 
@@ -18,20 +20,27 @@ export interface ServiceRequest {
   readonly headers: IncomingHttpHeaders;
   /** The JSON document that was sent; undefined where the route takes none. */
   readonly body: unknown;
+  /** The certificates that the caller has shown, his own first; none where he has none. His key is proved by TLS. */
+  readonly certificates: () => readonly X509Certificate[];
 }
+
+/** Who asks, as far as it is known before the body is read. */
+export type Asked = Pick<ServiceRequest, 'parameters' | 'headers' | 'certificates'>;
 
 export interface Route {
   readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
-  /** `/enrollments/:id`: parts that begin with a colon stand for any text. */
+  /** `/enrollments/:id`: parts that begin with a colon stand for any text, others are compared without their case. */
   readonly path: string;
-  /** A body is required to be JSON, or may be anything and is not looked at, or is not read at all. */
-  readonly body: 'json' | 'any' | 'ignored';
+  /** A body is required to be JSON, or JSON if there is one, or may be anything, or is not read at all. */
+  readonly body: 'json' | 'optional json' | 'any' | 'ignored';
   /** Throws ServiceError to refuse. */
   readonly handle: (request: ServiceRequest) => ServiceAnswer;
   /** What a request counts towards; without one it is not throttled. */
-  readonly quota?: (headers: IncomingHttpHeaders) => QuotaKind | undefined;
+  readonly quota?: (request: Asked) => QuotaKind | undefined;
   /** How many enrollments a bulk request is about; what is not bulk has none. Must not throw. */
   readonly bulkSize?: (body: unknown) => number;
+  /** The member by which the answer to a bulk request names what failed. */
+  readonly bulkIdName?: string;
   /** Does what another writer would do who came just before; what changes nothing has none. Must not throw. */
   readonly anotherWriter?: (request: ServiceRequest) => void;
   /** Instead of `handle`, for a device that cannot be assigned; only where devices register. */
@@ -40,12 +49,16 @@ export interface Route {
 
 /** Routes that share their versions and their credentials. */
 export interface ServiceApi {
+  /** What of a service there is, for those who ask for something else: the end of a sentence. */
+  readonly extent: string;
   readonly apiVersions: readonly string[];
   /** Throws ServiceError 401 for who may not ask at all. */
-  readonly authorize: (request: Pick<ServiceRequest, 'parameters' | 'headers'>, route: Route) => void;
+  readonly authorize: (request: Asked, route: Route) => void;
   readonly routes: readonly Route[];
   /** The body and headers of a refusal; those of DPS when absent. */
   readonly refuse?: (error: ServiceError, now: Date) => Omit<ServiceAnswer, 'status'>;
+  /** Whether a request is for this API, where several share a port; the last one takes what is for none. */
+  readonly serves?: (parts: readonly string[], host: string) => boolean;
 }
 
 /** One request that was answered; nothing in it is secret. */
@@ -73,13 +86,15 @@ const largestBody = 4 * 1024 * 1024;
 const deepestNesting = 32;
 
 interface CompiledRoute extends Route {
-  readonly api: ServiceApi;
   readonly parts: readonly string[];
 }
 
-type Refuse = NonNullable<ServiceApi['refuse']>;
+interface CompiledApi extends ServiceApi {
+  readonly routes: readonly CompiledRoute[];
+  readonly refuse: Refuse;
+}
 
-type RouterContext = RouterOptions & { readonly refuse: Refuse };
+type Refuse = NonNullable<ServiceApi['refuse']>;
 
 /** What has been decided about a request. */
 interface Outcome {
@@ -87,20 +102,25 @@ interface Outcome {
   readonly fault: Fault | undefined;
 }
 
-/** A listener for Node's HTTP servers. */
-export function requestListener(api: ServiceApi, options: RouterOptions): RequestListener {
+/** A listener for Node's HTTP servers, for one API or several that share a port. */
+export function requestListener(
+  apis: readonly [ServiceApi, ...ServiceApi[]],
+  options: RouterOptions,
+): RequestListener {
   const { clock, onAnswer, disturbance } = options;
-  const routes = api.routes.map((route) => ({ ...route, api, parts: route.path.split('/').slice(1) }));
-  const context = { ...options, refuse: api.refuse ?? serviceRefusal };
+  const compiled = apis.map(compile);
+  const last = compile(apis.at(-1) ?? apis[0]);
 
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const startedAt = performance.now();
     const [path = '/', query = ''] = splitOnce(request.url ?? '/', '?');
+    const host = hostName(request.headers.host);
+    const api = compiled.find(({ serves }) => serves?.(partsOf(path), host) === true) ?? last;
     let outcome: Outcome | undefined;
     try {
-      outcome = await outcomeOf(routes, request, path, query, context);
+      outcome = await outcomeOf(api, request, path, query, options);
     } catch (error) {
-      outcome = { answer: refusal(error, clock(), context.refuse), fault: undefined };
+      outcome = { answer: refusal(error, clock(), api.refuse), fault: undefined };
     }
     if (outcome === undefined) return;
     const { answer, fault } = outcome;
@@ -126,28 +146,35 @@ export function requestListener(api: ServiceApi, options: RouterOptions): Reques
   };
 }
 
+function compile(api: ServiceApi): CompiledApi {
+  const routes = api.routes.map((route) => ({ ...route, parts: partsOf(route.path) }));
+  return { ...api, routes, refuse: api.refuse ?? serviceRefusal };
+}
+
 /** Undefined when the caller has gone away before its request was complete. */
 async function outcomeOf(
-  routes: readonly CompiledRoute[],
+  api: CompiledApi,
   request: IncomingMessage,
   path: string,
   query: string,
-  { clock, disturbance, refuse }: RouterContext,
+  { clock, disturbance }: RouterOptions,
 ): Promise<Outcome | undefined> {
-  const { route, parameters } = find(routes, request.method ?? '', path);
-  checkApiVersion(query, route.api.apiVersions);
+  const { refuse } = api;
+  const { route, parameters } = find(api, request.method ?? '', path);
+  checkApiVersion(query, api.apiVersions);
   const { headers } = request;
-  route.api.authorize({ parameters, headers }, route);
+  const asked: Asked = { parameters, headers, certificates: () => shownCertificates(request.socket) };
+  api.authorize(asked, route);
   const received = await receive(route, request);
   if (received === undefined) return undefined;
   const handled = (handle = route.handle): ServiceAnswer => {
     if ('problem' in received) throw received.problem;
-    return handle({ parameters, headers, body: received.body });
+    return handle({ ...asked, body: received.body });
   };
   if (disturbance === undefined) return { answer: handled(), fault: undefined };
 
   const body = 'body' in received ? received.body : undefined;
-  const quota = route.quota?.(headers);
+  const quota = route.quota?.(asked);
   if (quota !== undefined) {
     const wait = disturbance.throttle(quota, route.bulkSize?.(body) ?? 1, clock());
     if (wait !== undefined) throw tooManyRequests(wait);
@@ -174,12 +201,12 @@ async function outcomeOf(
       if (fault.applied === true) regular();
       return { answer: faultAnswer(fault, refuse, clock()), fault };
     case 'etag-race':
-      route.anotherWriter?.({ parameters, headers, body });
+      route.anotherWriter?.({ ...asked, body });
       return { answer: regular(), fault };
     case 'assign-fail':
       return { answer: regular(route.failToAssign), fault };
     case 'unknown-ids':
-      return { answer: withUnknownIds(regular()), fault };
+      return { answer: withUnknownIds(regular(), route.bulkIdName ?? 'registrationId'), fault };
     default:
       return { answer: regular(), fault };
   }
@@ -198,11 +225,11 @@ function faultAnswer(
 }
 
 /** A bulk result that blames enrollments which nobody has sent. */
-function withUnknownIds(answer: ServiceAnswer): ServiceAnswer {
+function withUnknownIds(answer: ServiceAnswer, idName: string): ServiceAnswer {
   if (answer.status !== 200 || answer.json === undefined) return answer;
   const { errors } = JSON.parse(answer.json) as { errors: readonly unknown[] };
-  const unknown = ['nobody-sent-this-1', 'nobody-sent-this-2'].map((registrationId) => ({
-    registrationId,
+  const unknown = ['nobody-sent-this-1', 'nobody-sent-this-2'].map((id) => ({
+    [idName]: id,
     errorCode: serviceErrorCodes.internal,
     errorStatus: 'the emulator was told to name an enrollment that was not sent',
   }));
@@ -221,34 +248,42 @@ async function receive(route: Route, request: IncomingMessage): Promise<Received
     if (route.body === 'json') checkContentType(request.headers['content-type']);
     const bytes = await readBody(request);
     if (bytes === undefined) return undefined;
-    return { body: route.body === 'json' ? parseJson(bytes) : bytes };
+    if (route.body === 'any') return { body: bytes };
+    if (route.body === 'optional json') {
+      if (bytes.length === 0) return { body: undefined };
+      checkContentType(request.headers['content-type']);
+    }
+    return { body: parseJson(bytes) };
   } catch (problem) {
     return { problem };
   }
 }
 
+/** @throws ServiceError 501 for all that is not in the table, which says nothing about what the service would do */
 function find(
-  routes: readonly CompiledRoute[],
+  { routes, extent }: CompiledApi,
   method: string,
   path: string,
 ): { route: CompiledRoute; parameters: readonly string[] } {
-  const parts = withoutTrailingSlash(path).split('/').slice(1);
-  const allowed: string[] = [];
-  for (const route of routes) {
-    if (!matches(route.parts, parts)) continue;
-    if (route.method !== method) {
-      allowed.push(route.method);
-      continue;
-    }
-    return {
-      route,
-      parameters: parts.filter((_, index) => route.parts[index]?.startsWith(':')).map(decoded),
-    };
+  const parts = partsOf(path);
+  const route = routes.find((one) => one.method === method && matches(one.parts, parts));
+  if (route === undefined) {
+    const shown = /^[\x21-\x7e]{1,200}$/.test(path) ? path : 'of this path';
+    throw notEmulated(`${method} ${shown} is not emulated: ${extent}`);
   }
-  if (allowed.length === 0) throw new ServiceError(serviceErrorCodes.noSuchPath, 'there is no such path');
-  throw new ServiceError(serviceErrorCodes.methodNotAllowed, 'the path does not have this method', {
-    allow: [...new Set(allowed)].join(', '),
-  });
+  return {
+    route,
+    parameters: parts.filter((_, index) => route.parts[index]?.startsWith(':')).map(decoded),
+  };
+}
+
+function partsOf(path: string): readonly string[] {
+  return withoutTrailingSlash(path).split('/').slice(1);
+}
+
+/** Of a `host` header, in lower case and without its port. */
+function hostName(header: string | undefined): string {
+  return (header ?? '').replace(/:[0-9]*$/, '').toLowerCase();
 }
 
 /** Azure's own Node.js client posts bulk requests to `/enrollments/`. */
@@ -259,7 +294,9 @@ function withoutTrailingSlash(path: string): string {
 function matches(pattern: readonly string[], parts: readonly string[]): boolean {
   return (
     pattern.length === parts.length &&
-    pattern.every((part, index) => (part.startsWith(':') ? parts[index] !== '' : part === parts[index]))
+    pattern.every((part, index) =>
+      part.startsWith(':') ? parts[index] !== '' : part.toLowerCase() === parts[index]?.toLowerCase(),
+    )
   );
 }
 

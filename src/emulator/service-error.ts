@@ -14,13 +14,15 @@ export const serviceErrorCodes = {
   noSuchPath: 404001,
   noSuchEnrollment: 404201,
   noSuchRegistration: 404202,
-  methodNotAllowed: 405001,
+  noSuchGroup: 404203,
   enrollmentExists: 409201,
+  groupExists: 409202,
   etagMismatch: 412201,
   bodyTooLarge: 413001,
   unsupportedMediaType: 415001,
   tooManyRequests: 429001,
   internal: 500001,
+  notEmulated: 501001,
 } as const;
 
 export type ServiceErrorCode = (typeof serviceErrorCodes)[keyof typeof serviceErrorCodes];
@@ -42,6 +44,11 @@ export class ServiceError extends Error {
   get status(): number {
     return Math.trunc(this.errorCode / 1000);
   }
+}
+
+/** For what the real service may well do: an SDK takes 404 for an answer about a device, this it does not. */
+export function notEmulated(message: string): ServiceError {
+  return new ServiceError(serviceErrorCodes.notEmulated, message);
 }
 
 /** The JSON of definition ProvisioningServiceErrorDetails. */

@@ -100,7 +100,10 @@ export async function stopEmulator(directory: string, { wipe = false } = {}): Pr
     }
   }
   if (wipe) {
-    const logs = ['enrollments.ndjson', 'devices.ndjson'].flatMap((log) => [log, `${log}.new`]);
+    const logs = ['enrollments.ndjson', 'enrollment-groups.ndjson', 'devices.ndjson'].flatMap((log) => [
+      log,
+      `${log}.new`,
+    ]);
     for (const file of [...stateFiles, ...logs, 'lock', 'log']) {
       await rm(join(dir, file), { force: true });
     }

@@ -229,8 +229,14 @@ describe('what is refused', () => {
     }
     const deep = JSON.parse('{"a":'.repeat(40) + '1' + '}'.repeat(40)) as unknown;
     assert.equal((await device.put({ body: { ...device.body, payload: deep } })).status, 400);
-    assert.equal((await device.call('GET', `${device.path}/register`)).status, 405);
-    assert.equal((await device.call('GET', '/enrollments/press-17')).status, 404);
+    for (const path of [`${device.path}/register`, '/enrollments/press-17', '/$iothub/websocket']) {
+      const unknown = await device.call('GET', path);
+      refused(
+        unknown,
+        501001,
+        /^GET \S+ is not emulated: of DPS for devices there is registration over HTTPS$/,
+      );
+    }
   });
 
   it('is a token that is not signed with the key of the challenge, not for this device, or expired', async () => {

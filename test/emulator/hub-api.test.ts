@@ -149,7 +149,22 @@ describe('a device', () => {
       headers: { host: 'plant.azure-devices.net' },
     });
     refused(elsewhere, 401, 'IotHubUnauthorizedAccess', /another hub/);
-    refused(await ask('GET', '/devices'), 404, 'NotFound', /no such path/);
+  });
+
+  it('is told what the hub of the emulator does not have, whoever asks', async () => {
+    const authorization = token(encodeURIComponent(hub), device.key, '&skn=iothubowner');
+    for (const [method, path] of [
+      ['GET', '/devices'],
+      ['GET', devicePath],
+      ['DELETE', devicePath],
+      ['PATCH', `/twins/${encodeURIComponent(deviceId)}`],
+      ['POST', '/devices/query'],
+      ['GET', '/configurations'],
+      ['GET', '/$iothub/websocket'],
+    ] as const) {
+      const answer = await ask(method, path, { authorization });
+      refused(answer, 501, 'NotImplemented', /is not emulated: of IoT Hub there is .*nothing for operators$/);
+    }
     refused(
       await ask('GET', `${devicePath}/messages/devicebound`, { query: '' }),
       400,

@@ -174,7 +174,7 @@ describe('the service API', () => {
         [{ deviceId: 'x'.repeat(129) }, 400002, /^deviceId/],
         [{ attestation: undefined }, 400002, /^attestation is missing/],
         [{ attestation: [] }, 400002, /^attestation is not/],
-        [{ attestation: { type: 'x509', x509: {} } }, 400002, /^attestation\.type/],
+        [{ attestation: { type: 'pin' } }, 400002, /^attestation\.type is not one of tpm, x509/],
         [{ attestation: { type: 'tpm' } }, 400002, /^attestation\.tpm is missing/],
         [{ attestation: { ...enrollment('d1').attestation, symmetricKey: {} } }, 400002, /symmetricKey/],
         [tpm(undefined), 400004, /endorsementKey is missing/],
@@ -334,12 +334,25 @@ describe('the service API', () => {
       for (const size of [0, -1, 1.5, NaN]) refused(await page(size), 400, 400001);
     });
 
-    it('understands one query, however it is written', async () => {
+    it('understands one query, however it is written, and says so of others', async () => {
       const query = (text: unknown): Promise<Answer> =>
         rig.call('POST', '/enrollments/query', { body: { query: text } });
-      assert.equal(ids(await query('  select\t*  FROM Enrollments ; ')).length, 6);
-      for (const text of ['select * from devices', 'SELECT id FROM enrollments', '', undefined, 5]) {
+      for (const text of ['  select\t*  FROM Enrollments ; ', '*', ' * ', 'SELECT *', 'select *;']) {
+        assert.equal(ids(await query(text)).length, 6, text);
+      }
+      for (const text of [
+        'select * from devices',
+        'SELECT',
+        '**',
+        'DROP TABLE enrollments',
+        '',
+        undefined,
+        5,
+      ]) {
         refused(await query(text), 400, 400001);
+      }
+      for (const text of ['SELECT id FROM enrollments', "SELECT * FROM enrollments WHERE deviceId = 'a'"]) {
+        refused(await query(text), 501, 501001);
       }
       for (const token of ['%', 'ZDE', 'ZDE=', 'AAAA']) {
         const answer = await page(2, token);
@@ -350,29 +363,42 @@ describe('the service API', () => {
   });
 
   describe('a request', () => {
-    it('needs a known path, method and api-version', async () => {
-      for (const path of [
-        '/',
-        '/enrollment',
-        '/enrollments/a/b',
-        '/enrollments//attestationmechanism',
-        '/x/y/z',
-      ]) {
-        refused(await rig.call('GET', path), 404, 404001);
+    it('for what is not emulated is answered so, by a sentence and never by "not found"', async () => {
+      for (const [method, path] of [
+        ['GET', '/'],
+        ['GET', '/enrollment'],
+        ['GET', '/enrollments'],
+        ['GET', '/enrollments/a/b'],
+        ['POST', '/enrollments//attestationmechanism'],
+        ['GET', '/x/y/z'],
+        ['PATCH', '/enrollments/d1'],
+        ['OPTIONS', '/enrollments/d1'],
+        ['GET', '/certificateAuthorities/ca'],
+        ['GET', '/$iothub/websocket'],
+      ] as const) {
+        const answer = await rig.call(method, path, { authorization: null });
+        refused(answer, 501, 501001);
+        const message = `${method} ${path} is not emulated: of DPS for operators there are enrollments`;
+        assert.ok(answer.json.message.startsWith(message), answer.json.message);
       }
-      const wrong = await rig.call('PATCH', '/enrollments/d1');
-      refused(wrong, 405, 405001);
-      assert.equal(wrong.headers.allow, 'GET, PUT, DELETE');
-      assert.equal((await rig.call('GET', '/enrollments')).headers.allow, 'POST');
+      assert.ok(!(await rig.call('GET', `/${'x'.repeat(999)}`)).text.includes('xxx'));
+    });
+
+    it('needs a known api-version, and an id that is one', async () => {
       refused(await rig.call('GET', '/enrollments/%zz'), 400, 400001);
       refused(await rig.call('GET', '/enrollments/a%20b'), 400, 400002);
       for (const query of [
         '',
-        'api-version=2019-03-31',
+        'api-version=2018-09-01-preview',
         'api-version=',
         'api-version=2021-10-01&api-version=x',
       ]) {
         refused(await rig.call('GET', '/enrollments/d1', { query }), 400, 400001);
+      }
+      for (const query of ['2019-03-31', '2021-10-01', '2026-11-01'].map(
+        (version) => `api-version=${version}`,
+      )) {
+        refused(await rig.call('GET', '/Enrollments/d1', { query }), 404, 404201);
       }
       assert.equal((await rig.call('POST', '/enrollments/', { body: { mode: 'x' } })).status, 400);
       assert.equal((await rig.call('PUT', '/enrollments/query', { body: enrollment('query') })).status, 200);

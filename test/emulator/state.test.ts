@@ -76,6 +76,7 @@ describe('the state directory', () => {
       'ca.pem',
       'devices.ndjson',
       'emulator.json',
+      'enrollment-groups.ndjson',
       'enrollments.ndjson',
       'server-key.pem',
       'server.pem',
@@ -243,12 +244,13 @@ describe('the state directory', () => {
     });
   });
 
-  it('of an earlier version, without devices, is taken over', async () => {
+  it('of an earlier version, without devices and groups, is taken over', async () => {
     const info = await withRig(async (rig) => {
       await create(rig, 'd1');
       return rig.emulator.info;
     });
     await rm(join(dir, 'devices.ndjson'));
+    await rm(join(dir, 'enrollment-groups.ndjson'));
     const earlier = { port: info.port, created: '2026-01-01T00:00:00.000Z' };
     await writeFile(join(dir, 'emulator.json'), JSON.stringify(earlier));
     const after = await withRig((rig) => Promise.resolve(rig.emulator.info));
@@ -270,6 +272,10 @@ describe('the state directory', () => {
     });
     const damage: Readonly<Record<string, readonly string[]>> = {
       'enrollments.ndjson': ['{"put":\n', '{"put":{}}\n', '{"start":1,"schema":2}\n', 'null\n', '\n'],
+      'enrollment-groups.ndjson': [
+        '{"put":{"registrationId":"d1","etag":"","createdDateTimeUtc":""}}\n',
+        '\n',
+      ],
       'devices.ndjson': [
         '\n',
         'null\n',
@@ -316,7 +322,7 @@ describe('the state directory', () => {
 
   it('is refused when it cannot be used at all', async () => {
     await withRig(() => Promise.resolve());
-    for (const name of ['enrollments.ndjson', 'devices.ndjson']) {
+    for (const name of ['enrollments.ndjson', 'enrollment-groups.ndjson', 'devices.ndjson']) {
       await rm(join(dir, name));
       await mkdir(join(dir, name));
       await refusal('input.unreadable', new RegExp(name.replace('.', '\\.')));
