@@ -3,25 +3,40 @@
  * one identity's key under another's name. Each step can be the last one before the power goes: what follows from what
  * stands in the TPM is done by whoever comes next.
  */
-import { IotdmError } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect } from '../errors.ts';
 import { keyHandle, ROOM_PROBE_INDEX, URI_ATTRIBUTES, uriIndex } from './layout.ts';
 import { readSlotParts, type SlotParts } from './parts.ts';
 import { isKeyAsBefore, isUriAsBefore, nameOf, type SlotBefore, type Target } from './record.ts';
 import type { SlotTpm } from './slot-tpm.ts';
 
-/** Whether the slot may have changed: also when the connection was lost, as the TPM may have done it all the same. */
+/** What a change may have done: also where a step got no answer, as the TPM may have done it all the same. */
 export class Progress {
+  /** The slot may hold something else than before. */
   changed = false;
+  /** The probe for room may be left in the TPM. */
+  hasProbe = false;
 
   async changing(step: Promise<void>): Promise<void> {
-    try {
-      await step;
+    await noting(step, () => {
       this.changed = true;
-    } catch (error) {
-      if (!(error instanceof IotdmError) || !error.code.startsWith('tpm.')) this.changed = true;
-      throw error;
-    }
+    });
   }
+
+  async probing(step: Promise<void>): Promise<void> {
+    await noting(step, () => {
+      this.hasProbe = true;
+    });
+  }
+}
+
+async function noting(step: Promise<void>, note: () => void): Promise<void> {
+  try {
+    await step;
+  } catch (error) {
+    if (mayHaveTakenEffect(error)) note();
+    throw error;
+  }
+  note();
 }
 
 /** Whether the slot holds what it is to hold. */
@@ -102,8 +117,8 @@ export function extraUriBytes({ uri }: SlotParts, target: Target): number {
  * Tries whether there is room for an NV index of this size, as no TPM tells. Two TPM commands.
  * @throws IotdmError `tpm.no-room`
  */
-export async function probeRoom(tpm: SlotTpm, bytes: number): Promise<void> {
-  const define = (): Promise<void> => tpm.nvDefine(ROOM_PROBE_INDEX, URI_ATTRIBUTES, bytes);
+export async function probeRoom(tpm: SlotTpm, bytes: number, progress: Progress): Promise<void> {
+  const define = (): Promise<void> => progress.probing(tpm.nvDefine(ROOM_PROBE_INDEX, URI_ATTRIBUTES, bytes));
   try {
     await define();
   } catch (error) {
@@ -112,6 +127,7 @@ export async function probeRoom(tpm: SlotTpm, bytes: number): Promise<void> {
     await define();
   }
   await tpm.nvUndefine(ROOM_PROBE_INDEX);
+  progress.hasProbe = false;
 }
 
 /** Removes a probe that was left behind. One TPM command where there is none. @returns false for what is not ours */

@@ -150,9 +150,10 @@ async function finish(tpm: SlotTpm, { parts }: Looked, parsed: ParsedRecord): Pr
   const proof = await authenticated(tpm, parts.key.kind === 'right', parsed, async (handle) => {
     await removeRoomProbe(tpm);
     if (!isReached(parts, target)) {
+      const progress = new Progress();
       const extra = extraUriBytes(parts, target);
-      if (extra > 0) await probeRoom(tpm, extra);
-      await advance(tpm, slot, parts, target, new Progress(), handle);
+      if (extra > 0) await probeRoom(tpm, extra, progress);
+      await advance(tpm, slot, parts, target, progress, handle);
     }
     return handle === undefined ? undefined : signNonce(tpm, handle);
   });

@@ -19,8 +19,10 @@ export interface WrappedKey {
   readonly publicPart: Buffer;
 }
 
-/** Failures are IotdmErrors `tpm.*` and `tpm-unavailable.*`; nothing is left transient. */
+/** Failures are IotdmErrors `tpm.*`, `tpm-unavailable.*` and `interrupted.signal`, each with its effect. */
 export interface SlotTpm {
+  /** Whether a key that was loaded may still be. Nothing else is left transient. */
+  readonly mayHaveLeftLoaded: boolean;
   /** The public part of a key, or undefined where the handle is empty. */
   readPublic(handle: number): Promise<SlotKey | undefined>;
   /** The storage root key: where it stands, or derived and flushed. */

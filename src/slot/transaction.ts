@@ -4,16 +4,18 @@
  */
 import { IotdmError } from '../errors.ts';
 import type { Secret } from '../secret.ts';
-import { advance, extraUriBytes, probeRoom, Progress, takeBack } from './change.ts';
+import { advance, extraUriBytes, probeRoom, Progress, removeRoomProbe, takeBack } from './change.ts';
 import type { Looked } from './guard.ts';
-import { InterruptedChanges, isStillOf } from './interrupted.ts';
+import { InterruptedChanges, isStillOf, type FoundRecord } from './interrupted.ts';
 import { keyHandle, SRK_HANDLE } from './layout.ts';
 import { flushLeftover } from './leftovers.ts';
 import { hmacOf, proveKey, proveUri, sameBytes, signNonce, type Proof } from './proof.ts';
+import type { SlotParts } from './parts.ts';
 import {
   beforeOf,
   formatRecord,
   isKeyAsBefore,
+  isUriAsBefore,
   nameOf,
   recordBody,
   signedOfRecord,
@@ -76,7 +78,8 @@ export async function freeLeftover(
  */
 export async function carryOut({ tpm, recovery }: SlotAccess, plan: Plan): Promise<void> {
   const { slot, tpmName, target, looked, secret } = plan;
-  const before = await takeOver({ tpm, recovery }, plan);
+  const former = await new InterruptedChanges(tpm, recovery, tpmName).of(slot);
+  const before = takeOver(looked.parts, former);
   const body = recordBody({ kind: plan.kind, slot, tpmName, before, target });
   const write = (signature: Buffer | null): void => {
     recovery.write(tpmName, slot, formatRecord(body, signature));
@@ -106,7 +109,7 @@ export async function carryOut({ tpm, recovery }: SlotAccess, plan: Plan): Promi
     if (expected !== undefined) await proveKey(tpm, slot, expected);
     if (typeof target.uri === 'string') await proveUri(tpm, slot, target.uri);
   } catch (error) {
-    throw await failure({ tpm, recovery }, plan, before, progress, error);
+    throw await failure({ tpm, recovery }, plan, { before, former, progress }, error);
   }
   recovery.remove(tpmName, slot);
 }
@@ -119,7 +122,7 @@ async function makeChange(
   transientHandle?: number,
 ): Promise<void> {
   const extra = extraUriBytes(parts, target);
-  if (extra > 0) await probeRoom(tpm, extra);
+  if (extra > 0) await probeRoom(tpm, extra, progress);
   await advance(tpm, slot, parts, target, progress, transientHandle);
 }
 
@@ -127,47 +130,47 @@ async function makeChange(
  * What stood in the slot before: of an interrupted change that this one follows, what stood there before that, as far
  * as it could still be brought back.
  */
-async function takeOver({ tpm, recovery }: SlotAccess, { slot, tpmName, looked }: Plan): Promise<SlotBefore> {
-  const { parts } = looked;
+function takeOver(parts: SlotParts, former: FoundRecord | undefined): SlotBefore {
   const now = beforeOf(parts);
-  const found = await new InterruptedChanges(tpm, recovery, tpmName).of(slot);
-  if (found?.kind !== 'record') return now;
-  const { before } = found.record;
+  if (former?.kind !== 'record') return now;
+  const { before } = former.record;
   const isOldKeyThere = before.keyName !== null && isKeyAsBefore(parts.key, before);
-  return isOldKeyThere && parts.uri.kind !== 'right' && isStillOf(parts, found.record) ? before : now;
+  return isOldKeyThere && parts.uri.kind !== 'right' && isStillOf(parts, former.record) ? before : now;
+}
+
+/** How far a change had come. */
+interface Course {
+  /** What to take the slot back to. */
+  readonly before: SlotBefore;
+  /** Of the interrupted change that stood in the slot when this one began. */
+  readonly former: FoundRecord | undefined;
+  readonly progress: Progress;
 }
 
 /** What a failure comes to: taken back where the TPM still answers and the old identity is still there. */
-async function failure(
-  { tpm, recovery }: SlotAccess,
-  plan: Plan,
-  before: SlotBefore,
-  progress: Progress,
-  error: unknown,
-): Promise<unknown> {
-  const { slot, tpmName, kind, target, looked } = plan;
-  if (!(error instanceof IotdmError)) return error;
-  const isTpmThere = !error.code.startsWith('tpm-unavailable');
+async function failure(access: SlotAccess, plan: Plan, course: Course, error: unknown): Promise<unknown> {
+  const { tpm } = access;
+  const { slot, kind, target, looked } = plan;
+  const { before, progress } = course;
   if (!progress.changed) {
-    // With the connection the key may have been left loaded, and is known by the record.
-    if (isTpmThere) recovery.remove(tpmName, slot);
+    await dropRecord(access, plan, course, { isAsFound: true });
     return error;
   }
   // A slot that is written and fails its proof is not taken back: what is wrong with it is still to be seen.
-  if (isTpmThere && error.code !== 'verify.slot') {
-    const isBack = await takeBack(tpm, slot, before).catch(() => false);
-    if (isBack) {
-      recovery.remove(tpmName, slot);
-      return error;
-    }
+  if (error instanceof IotdmError && error.code === 'verify.slot') return error;
+  if (await takeBack(tpm, slot, before).catch(() => false)) {
+    await dropRecord(access, plan, course, { isAsFound: isAsBefore(looked.parts, before) });
+    return error;
   }
-  if (error.code === 'verify.slot') return error;
+  if (!(error instanceof IotdmError)) return error;
   const lost = looked.view.uri === null ? '' : `, and may no longer hold ${looked.view.uri}`;
   return new IotdmError(
     'tpm.slot-incomplete',
     `${describeChange({ kind, target })} in slot ${slot} may be only partly done${lost}: ${error.message}`,
     {
       cause: error,
+      // Of the change, not of the one command that failed.
+      effect: 'unknown',
       details: {
         ...error.details,
         slot,
@@ -177,4 +180,26 @@ async function failure(
       },
     },
   );
+}
+
+/**
+ * Removes the record of a change of which nothing is left; else it stays, for whoever comes next to clean up by. One
+ * that was replaced, and still says how to finish what stands in the slot, comes back.
+ * @param options.isAsFound whether the slot is as this change found it
+ */
+async function dropRecord(
+  { tpm, recovery }: SlotAccess,
+  { slot, tpmName, looked }: Plan,
+  { former, progress }: Course,
+  { isAsFound }: { readonly isAsFound: boolean },
+): Promise<void> {
+  if (tpm.mayHaveLeftLoaded) return;
+  if (progress.hasProbe && !(await removeRoomProbe(tpm).catch(() => false))) return;
+  if (isAsFound && former?.kind === 'record' && isStillOf(looked.parts, former.record)) {
+    recovery.write(tpmName, slot, formatRecord(former.body, former.signature));
+  } else recovery.remove(tpmName, slot);
+}
+
+function isAsBefore({ key, uri }: SlotParts, before: SlotBefore): boolean {
+  return isKeyAsBefore(key, before) && isUriAsBefore(uri, before);
 }

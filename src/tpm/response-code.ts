@@ -238,15 +238,23 @@ export function meaningOf({ code, name }: ResponseCode): readonly [ErrorCode, st
   return meanings[name] ?? ['tpm.refused', 'the TPM refused the command'];
 }
 
-/** The error for a command that the TPM answered with anything but success. */
+/**
+ * The error for a command that the TPM answered with anything but success. Such a command was not carried out; a TPM in
+ * failure mode may have failed in the middle of it.
+ */
 export function responseError(command: string, code: number): IotdmError {
   const decoded = decodeResponseCode(code);
   const details = { command, responseCode: hex32(code), name: decoded.name };
+  const effect = decoded.name === 'TPM_RC_FAILURE' ? 'unknown' : 'refused';
   if (saysAbsent(code)) {
-    return new IotdmError('tpm.key-missing', `nothing stands at the handle given to ${command}`, { details });
+    return new IotdmError('tpm.key-missing', `nothing stands at the handle given to ${command}`, {
+      details,
+      effect,
+    });
   }
   const [errorCode, meaning] = meaningOf(decoded);
   return new IotdmError(errorCode, `${meaning}: ${command} answered ${describeResponseCode(decoded)}`, {
     details,
+    effect,
   });
 }

@@ -126,6 +126,15 @@ export function describeTbsCode(code: number): (TbsCode & { readonly name: TbsCo
   return found === undefined ? undefined : { name: found[0], errorCode: found[1], meaning: found[2] };
 }
 
+/** With these, a command may have been passed on to the TPM. */
+const perhapsPassedOn: readonly TbsCodeName[] = [
+  'TBS_E_INTERNAL_ERROR',
+  'TBS_E_IOERROR',
+  'TBS_E_INSUFFICIENT_BUFFER',
+  'TBS_E_SERVICE_NOT_RUNNING',
+  'TBS_E_COMMAND_CANCELED',
+];
+
 /**
  * The error for a call that did not give TBS_SUCCESS.
  * @param call the function of tbs.dll
@@ -134,7 +143,9 @@ export function tbsError(call: string, result: number): IotdmError {
   const code = describeTbsCode(result);
   const details = { responseCode: hex32(result), ...(code === undefined ? {} : { name: code.name }) };
   if (code === undefined) {
-    return new IotdmError(unavailable, `${call} failed with ${hex32(result)}`, { details });
+    const effect = 'unknown';
+    return new IotdmError(unavailable, `${call} failed with ${hex32(result)}`, { details, effect });
   }
-  return new IotdmError(code.errorCode, `${code.meaning} (${code.name})`, { details });
+  const effect = perhapsPassedOn.includes(code.name) ? 'unknown' : 'refused';
+  return new IotdmError(code.errorCode, `${code.meaning} (${code.name})`, { details, effect });
 }

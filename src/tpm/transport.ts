@@ -10,7 +10,7 @@ export interface TpmTransport {
   /**
    * Sends one whole command and resolves with its one whole response, header included.
    * Commands are sent one at a time. After a rejection the transport is dead: the response may still be on its way.
-   * @throws IotdmError `tpm-unavailable.*`
+   * @throws IotdmError `tpm-unavailable.*`; with effect `none` where the TPM was handed nothing of the command
    */
   send(command: Buffer): Promise<Buffer>;
   /** Ends the command under way, and the transport, with this error. Absent where a command cannot be called back. */
@@ -39,14 +39,16 @@ export function announcedLength(name: string, bytes: Buffer): number | undefined
   const tag = bytes.readUInt16BE(0);
   const length = bytes.readUInt32BE(2);
   if (tag === TAG_TPM12_RESPONSE) {
-    throw new IotdmError('tpm-unavailable.not-tpm2', `${name} answers like a TPM 1.2`);
+    throw new IotdmError('tpm-unavailable.not-tpm2', `${name} answers like a TPM 1.2`, { effect: 'refused' });
   }
   if (
     (tag !== TAG_NO_SESSIONS && tag !== TAG_SESSIONS) ||
     length < RESPONSE_HEADER_BYTES ||
     length > MAX_RESPONSE_BYTES
   ) {
-    throw new IotdmError('tpm-unavailable.protocol', `${name} does not answer like a TPM 2.0`);
+    throw new IotdmError('tpm-unavailable.protocol', `${name} does not answer like a TPM 2.0`, {
+      effect: 'unknown',
+    });
   }
   return length;
 }
@@ -61,6 +63,7 @@ export function checkWholeResponse(name: string, bytes: Buffer): Buffer {
     throw new IotdmError(
       'tpm-unavailable.protocol',
       `${name} answered ${bytes.length} bytes where its header announces ${length ?? 'more'}`,
+      { effect: 'unknown' },
     );
   }
   return bytes;
@@ -101,7 +104,9 @@ export class ResponseCollector implements Collector {
 /** The error for a TPM that did not answer in time. */
 export function timeoutError(name: string, milliseconds: number, received = 0): IotdmError {
   const what = received === 0 ? 'did not answer' : `answered only ${received} bytes`;
-  return new IotdmError('tpm-unavailable.timeout', `${name} ${what} within ${milliseconds / 1000} s`);
+  return new IotdmError('tpm-unavailable.timeout', `${name} ${what} within ${milliseconds / 1000} s`, {
+    effect: 'unknown',
+  });
 }
 
 /**

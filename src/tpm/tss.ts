@@ -45,7 +45,7 @@ import {
 } from 'tss.js';
 import type { ReqStructure } from 'tss.js/lib/TpmStructure.js';
 import type { Credential } from '../credential.ts';
-import { IotdmError } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect, withEffect } from '../errors.ts';
 import { EK_AUTH_POLICY } from './endorsement-key.ts';
 import { isRetryable, responseError, saysAbsent } from './response-code.ts';
 import { RESPONSE_HEADER_BYTES, type TpmTransport } from './transport.ts';
@@ -125,6 +125,8 @@ export interface TpmOptions {
   readonly signal?: AbortSignal;
   /** Waits between retries; a test gives one that does not wait. */
   readonly delay?: (milliseconds: number) => Promise<void>;
+  /** How long a TPM may take to end the command under way once the signal is aborted; a test does not wait as long. */
+  readonly graceMs?: number;
 }
 
 /** Lockout is none that keys live in: its authorization ends a lockout and clears the TPM. */
@@ -177,6 +179,14 @@ const SAFE_NV_BYTES = 512;
 /** How long a TPM may take to end the command under way once the user wants to leave; a key on a chip takes longer. */
 const INTERRUPTION_GRACE_MS = 1500;
 
+/** The commands that leave something loaded until it is flushed: objects, sequences and sessions. */
+const loadingCommands: ReadonlySet<string> = new Set([
+  'CreatePrimary',
+  'HMAC_Start',
+  'Load',
+  'StartAuthSession',
+]);
+
 /** The commands that change what stays in the TPM. */
 const changingCommands: ReadonlySet<string> = new Set([
   'Clear',
@@ -228,6 +238,7 @@ export class TpmCommands {
   #lastCode = 0;
   /** Something in the TPM has been changed: what belongs to that is finished, whoever interrupts it. */
   #changing = false;
+  #mayHaveLeftLoaded = false;
 
   constructor(transport: TpmTransport, options: TpmOptions = {}) {
     this.#transport = transport;
@@ -263,6 +274,14 @@ export class TpmCommands {
   /** Names of the commands sent so far, retries not counted. */
   get commandsSent(): readonly string[] {
     return this.#sent;
+  }
+
+  /**
+   * Whether something that was loaded may still be: nobody knows whether it was, or it could not be flushed. A TPM
+   * without a resource manager keeps it until it is restarted.
+   */
+  get mayHaveLeftLoaded(): boolean {
+    return this.#mayHaveLeftLoaded;
   }
 
   async close(): Promise<void> {
@@ -307,7 +326,9 @@ export class TpmCommands {
       (result) => [result.handle.handle >>> 0, result],
     );
     return this.#flushing(handle, async () => {
-      const key = this.#understand('CreatePrimary', () => describeObject(response.outPublic, response.name));
+      const key = this.#understand('CreatePrimary', response, ({ outPublic, name }) =>
+        describeObject(outPublic, name),
+      );
       return use({ handle, ...key });
     });
   }
@@ -742,14 +763,20 @@ export class TpmCommands {
   }
 
   async #flush(handle: number): Promise<void> {
-    await this.#run(
-      'FlushContext',
-      (tpm, done) => {
-        tpm.FlushContext(new TPM_HANDLE(handle), done);
-      },
-      undefined,
-      { evenWhenAborted: true },
-    );
+    try {
+      await this.#run(
+        'FlushContext',
+        (tpm, done) => {
+          tpm.FlushContext(new TPM_HANDLE(handle), done);
+        },
+        undefined,
+        { evenWhenAborted: true },
+      );
+    } catch (error) {
+      const isGone = error instanceof IotdmError && error.code === 'tpm.key-missing';
+      if (!isGone) this.#mayHaveLeftLoaded = true;
+      throw error;
+    }
   }
 
   /** Cleans up after a failure: the failure that is already on its way says more than a second one. */
@@ -778,11 +805,25 @@ export class TpmCommands {
     read?: (result: T) => R,
     { evenWhenAborted = false } = {},
   ): Promise<R> {
-    if (this.#isToStop() && !evenWhenAborted) throw new IotdmError('interrupted.signal', 'interrupted');
+    if (this.#isToStop() && !evenWhenAborted) {
+      throw new IotdmError('interrupted.signal', 'interrupted', { effect: 'none' });
+    }
     this.#changing ||= changingCommands.has(command);
     this.#sent.push(command);
     this.#lastCode = 0;
-    const result = await new Promise<T>((resolve, reject) => {
+    try {
+      return this.#understand(command, await this.#dispatch(command, start), read);
+    } catch (error) {
+      if (loadingCommands.has(command) && mayHaveTakenEffect(error)) this.#mayHaveLeftLoaded = true;
+      throw error;
+    }
+  }
+
+  #dispatch<T>(
+    command: string,
+    start: (tpm: Tpm, done: (error: TpmError | null, result?: T) => void) => void,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
       this.#tpm.onFault = () => {
         // tss.js also trips over response codes that are no TPM's, such as those of Windows and of the kernel.
         reject(this.#lastCode === 0 ? malformed(this.name, command) : responseError(command, this.#lastCode));
@@ -794,25 +835,25 @@ export class TpmCommands {
         else resolve(answer as T);
       });
     });
-    return this.#understand(command, () => read?.(result) as R);
   }
 
-  #understand<R>(command: string, read: () => R): R {
+  /** What a command that was carried out has answered. */
+  #understand<T, R>(command: string, result: T, read?: (result: T) => R): R {
     try {
-      return read();
+      return read?.(result) as R;
     } catch (fault) {
-      throw fault instanceof IotdmError ? fault : malformed(this.name, command);
+      throw fault instanceof IotdmError ? withEffect(fault, 'unknown') : malformed(this.name, command);
     }
   }
 
   async #sendUnlessAbandoned(command: Buffer): Promise<Buffer> {
-    const { signal } = this.#options;
+    const { signal, graceMs = INTERRUPTION_GRACE_MS } = this.#options;
     let timer: NodeJS.Timeout | undefined;
     const give = (): void => {
       timer = setTimeout(() => {
         const error = new IotdmError('interrupted.signal', `interrupted while ${this.name} did not answer`);
         this.#transport.abandon?.(error);
-      }, INTERRUPTION_GRACE_MS);
+      }, graceMs);
     };
     if (signal?.aborted === true) give();
     else signal?.addEventListener('abort', give);
@@ -995,7 +1036,9 @@ function checkLength(data: Buffer, length: number): Buffer {
 }
 
 function malformed(name: string, command: string): IotdmError {
-  return new IotdmError('tpm-unavailable.protocol', `${name} answered ${command} with a malformed response`);
+  return new IotdmError('tpm-unavailable.protocol', `${name} answered ${command} with a malformed response`, {
+    effect: 'unknown',
+  });
 }
 
 function sleep(milliseconds: number): Promise<void> {

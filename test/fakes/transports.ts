@@ -1,5 +1,5 @@
 /** TPM transports that misbehave on demand. */
-import { IotdmError } from '../../src/errors.ts';
+import { IotdmError, withEffect } from '../../src/errors.ts';
 import type { TpmTransport } from '../../src/tpm/transport.ts';
 
 /** Answers each command with the next scripted response, whatever it was. */
@@ -53,11 +53,58 @@ export class DyingTransport implements TpmTransport {
   async send(command: Buffer): Promise<Buffer> {
     const number = this.sent;
     this.sent += 1;
-    const dead = new IotdmError('tpm-unavailable.connection', 'the connection was cut');
+    const dead = new IotdmError('tpm-unavailable.connection', 'the connection was cut', {
+      effect: number === this.#lethal ? 'unknown' : 'none',
+    });
     if (number > this.#lethal || (number === this.#lethal && this.#moment === 'before')) throw dead;
     const response = await this.#inner.send(command);
     if (number === this.#lethal) throw dead;
     return response;
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close();
+  }
+}
+
+/**
+ * Passes commands on, and answers no more from the `lethal`-th one on (counted from 0), which the TPM has not seen or has
+ * done. Whoever waits for an answer may leave.
+ */
+export class SilentTransport implements TpmTransport {
+  readonly name: string;
+  readonly #inner: TpmTransport;
+  readonly #lethal: number;
+  readonly #moment: 'before' | 'after';
+  readonly #onSilence: () => void;
+  #sent = 0;
+  #leave: (error: IotdmError) => void = () => undefined;
+  #dead: IotdmError | undefined;
+
+  /** @param onSilence called once, when the command is under way */
+  constructor(inner: TpmTransport, lethal: number, moment: 'before' | 'after', onSilence: () => void) {
+    this.name = inner.name;
+    this.#inner = inner;
+    this.#lethal = lethal;
+    this.#moment = moment;
+    this.#onSilence = onSilence;
+  }
+
+  async send(command: Buffer): Promise<Buffer> {
+    if (this.#dead !== undefined) throw withEffect(this.#dead, 'none');
+    const isLethal = this.#sent === this.#lethal;
+    this.#sent += 1;
+    if (!isLethal) return this.#inner.send(command);
+    if (this.#moment === 'after') await this.#inner.send(command);
+    return new Promise((_, reject) => {
+      this.#leave = reject;
+      this.#onSilence();
+    });
+  }
+
+  abandon(error: IotdmError): void {
+    this.#dead = error;
+    this.#leave(withEffect(error, 'unknown'));
   }
 
   close(): Promise<void> {
@@ -81,9 +128,10 @@ export function dyingAt(inner: TpmTransport, code: number): TpmTransport {
   return {
     name: inner.name,
     send: (command) => {
+      const effect = isDead ? 'none' : 'unknown';
       isDead ||= command.readUInt32BE(6) === code;
       return isDead
-        ? Promise.reject(new IotdmError('tpm-unavailable.connection', 'the connection was cut'))
+        ? Promise.reject(new IotdmError('tpm-unavailable.connection', 'the connection was cut', { effect }))
         : inner.send(command);
     },
     close: () => inner.close(),

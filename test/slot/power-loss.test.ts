@@ -1,7 +1,8 @@
 /*
  * The connection to the TPM is lost at every command of every change, before the TPM has seen the command or after it
  * has carried it out. What stands in the TPM then is what a loss of power would leave; whoever comes next must see the
- * truth, and must be able to finish or to take back what was begun without the secret.
+ * truth, and must be able to finish or to take back what was begun without the secret. And the user leaves at every
+ * command: while the TPM answers, and while it does not.
  */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
@@ -23,7 +24,7 @@ import {
   type SlotView,
 } from '../../src/slot/slots.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
-import { DyingTransport } from '../fakes/transports.ts';
+import { DyingTransport, SilentTransport } from '../fakes/transports.ts';
 import { lifetimeOfFile, softwareTpm, type SoftwareTpm } from '../lab/lab.ts';
 
 const SLOT = 3;
@@ -176,13 +177,113 @@ async function isTruthful(scenario: Scenario, why: string): Promise<SlotView> {
   });
 }
 
+/** The change, which the user leaves once this command is answered. @returns what it was refused with, if it was */
+async function leftAfter(scenario: Scenario, last: number, sent: string[]): Promise<IotdmError | undefined> {
+  const user = new AbortController();
+  const tpm = new Tpm(await chip.transport(), {
+    signal: user.signal,
+    onCommand: ({ command }) => {
+      sent.push(command);
+      if (sent.length > last) user.abort();
+    },
+  });
+  try {
+    await scenario.change(chip.access(tpm));
+    return undefined;
+  } catch (error) {
+    assert.ok(error instanceof IotdmError, String(error));
+    return error;
+  } finally {
+    await tpm.close();
+  }
+}
+
+/** The change, which the user leaves while this command is not answered. @returns whether it went through */
+async function leftInSilence(
+  scenario: Scenario,
+  silent: number,
+  moment: 'before' | 'after',
+): Promise<boolean> {
+  await made(scenario);
+  const user = new AbortController();
+  const transport = new SilentTransport(await chip.transport(), silent, moment, () => {
+    user.abort();
+  });
+  const tpm = new Tpm(transport, { signal: user.signal, graceMs: 0 });
+  try {
+    await scenario.change(chip.access(tpm));
+    return true;
+  } catch (error) {
+    assert.ok(error instanceof IotdmError, String(error));
+    const cause = error.code === 'tpm.slot-incomplete' ? error.details?.['causeCode'] : error.code;
+    assert.equal(cause, 'interrupted.signal');
+    return false;
+  } finally {
+    await tpm.close();
+  }
+}
+
+/** The slot as the change finds it. */
+async function made(scenario: Scenario): Promise<SlotView> {
+  await chip.use((tpm) => clearSlot(chip.access(tpm), SLOT));
+  await chip.use((tpm) => scenario.prepare(chip.access(tpm)));
+  return chip.use((tpm) => showSlot(tpm, SLOT, chip.access(tpm).recovery));
+}
+
 async function nothingIsLeft(tpm: Tpm, why: string): Promise<void> {
   assert.deepEqual(records(), [], `${why}: no record is left`);
   assert.deepEqual(await tpm.handles(0x80000000, 9), [], `${why}: nothing is left loaded`);
   assert.equal(await tpm.nvReadPublic(ROOM_PROBE_INDEX), undefined, `${why}: no probe is left`);
 }
 
+const changing = /^(EvictControl|NV_DefineSpace|NV_UndefineSpace|NV_Write)$/;
+
 for (const scenario of scenarios) {
+  describe(`${scenario.name}, left by its user`, () => {
+    it('before anything is changed has done nothing, and after that is finished', async () => {
+      let before = await made(scenario);
+      let refusals = 0;
+      for (let last = 0; ; last += 1) {
+        const why = `${scenario.name}, left after command ${last}`;
+        const sent: string[] = [];
+        const error = await leftAfter(scenario, last, sent);
+        await chip.use(async (tpm) => {
+          const view = await showSlot(tpm, SLOT, chip.access(tpm).recovery);
+          if (error === undefined) await holds(tpm, view, scenario.new, why);
+          else assert.deepEqual(view, before, why);
+          await nothingIsLeft(tpm, why);
+        });
+        if (error === undefined) {
+          if (sent.length <= last) break;
+          before = await made(scenario);
+        } else {
+          refusals += 1;
+          assert.deepEqual([error.code, error.effect], ['interrupted.signal', 'none'], why);
+          assert.ok(!sent.some((command) => changing.test(command)), why);
+        }
+      }
+      assert.ok(refusals >= 5, `there is much before the first changing command: ${refusals}`);
+    });
+
+    it('while the TPM is silent is as it was, or can be finished, and nothing stays loaded', async () => {
+      for (let silent = 0; ; silent += 1) {
+        const moment = silent % 2 === 0 ? 'before' : 'after';
+        const why = `${scenario.name}, silent ${moment} command ${silent}`;
+        if (await leftInSilence(scenario, silent, moment)) break;
+        const loaded = await chip.use((tpm) => tpm.handles(0x80000000, 9));
+        assert.ok(loaded.length === 0 || records().length === 1, `${why}: what is loaded has a record`);
+        const view = await isTruthful(scenario, why);
+        await chip.use(async (tpm) => {
+          const { outcome, ...after } = await repairSlot(chip.access(tpm), SLOT);
+          const isUnsigned = scenario.isSignedLate === true && outcome === 'undone';
+          if (!isUnsigned) assert.equal(outcome, view.interrupted === null ? 'nothing' : 'finished', why);
+          await holds(tpm, after, outcome === 'finished' ? scenario.new : scenario.old, why);
+          await nothingIsLeft(tpm, why);
+        });
+      }
+    });
+  });
+
   describe(`${scenario.name}, cut off at any command`, () => {
     for (const moment of ['before', 'after'] as const) {
       it(`(${moment} the TPM has done it) is shown as it is, and finished by a repair`, async () => {

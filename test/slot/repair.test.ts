@@ -361,6 +361,37 @@ describe('a slot that was interrupted', () => {
     await signsWith(OLD_KEY);
   });
 
+  it('is finished as before after another write to it that changed nothing', async () => {
+    await old();
+    await interruptedWrite(CommandCode.NV_Write);
+    const before = readFileSync(recordFile(), 'utf8');
+    const user = new AbortController();
+    const failing: readonly [ErrorCode, Tpm][] = [
+      ['tpm.transient-full', new Tpm(refusingAt(await chip.transport(), CommandCode.Load, 0x902))],
+      [
+        'interrupted.signal',
+        new Tpm(await chip.transport(), {
+          signal: user.signal,
+          onCommand: ({ command }) => {
+            if (command === 'Load') user.abort();
+          },
+        }),
+      ],
+    ];
+    for (const [code, tpm] of failing) {
+      await assert.rejects(
+        writeSlot(chip.access(tpm), SLOT, credentials('third', OLD_KEY), { overwrite: true }),
+        { code },
+      );
+      await tpm.close();
+      assert.equal(readFileSync(recordFile(), 'utf8'), before, code);
+    }
+    const { outcome, deviceId } = await slots((access) => repairSlot(access, SLOT));
+    assert.deepEqual([outcome, deviceId], ['finished', 'new']);
+    await signsWith(NEW_KEY);
+    assert.equal(chip.handles('transient'), '');
+  });
+
   it('says what a repair would do, and does nothing on a dry run', async () => {
     await old();
     await interruptedWrite(CommandCode.EvictControl);

@@ -73,6 +73,7 @@ describe('the TPM of a Windows machine', () => {
       await assert.rejects(tpm.readPublic(0x81000001), {
         code: 'tpm-unavailable.permission',
         message: /TPM_E_COMMAND_BLOCKED/,
+        effect: 'refused',
       });
       await tpm.close();
     }
@@ -91,7 +92,28 @@ describe('the TPM of a Windows machine', () => {
         platform: 'win32',
         loadTbs: tbs.load,
       });
-      await assert.rejects(transport.send(command), { code: 'tpm-unavailable.protocol' });
+      await assert.rejects(transport.send(command), {
+        code: 'tpm-unavailable.protocol',
+        effect: 'unknown',
+      });
+      await transport.close();
+    }
+  });
+
+  it('that fails says whether the command may have gone on to the TPM', async () => {
+    for (const [result, effect] of [
+      [0x80284006, 'unknown'],
+      [0x8028400d, 'unknown'],
+      [0x800706ba, 'unknown'],
+      [0x8028400a, 'refused'],
+      [0x80284012, 'refused'],
+    ] as const) {
+      const transport = await openTransport({ kind: 'tbs' }, SHORT_MS, {
+        platform: 'win32',
+        loadTbs: answering(Buffer.alloc(0), result).load,
+      });
+      await assert.rejects(transport.send(command), { effect }, result.toString(16));
+      await assert.rejects(transport.send(command), { effect: 'none' }, result.toString(16));
       await transport.close();
     }
   });
@@ -110,8 +132,8 @@ describe('the TPM of a Windows machine', () => {
       platform: 'win32',
       loadTbs: tbs.load,
     });
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout', effect: 'unknown' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout', effect: 'none' });
     await transport.close();
     assert.deepEqual(tbs.calls, ['create', 'submit', 'cancel']);
     end();
@@ -125,7 +147,7 @@ describe('the TPM of a Windows machine', () => {
       platform: 'win32',
       loadTbs: tbs.load,
     });
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.connection' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.connection', effect: 'unknown' });
     await transport.close();
     assert.equal(tbs.calls.at(-1), 'close');
   });

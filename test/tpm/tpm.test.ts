@@ -123,6 +123,7 @@ describe('a TPM in trouble', () => {
       const stubborn = new ScriptedTransport(Array.from({ length: 100 }, () => bareResponse(code)));
       await assert.rejects(new Tpm(stubborn, noWait).readPublic(0x81010001), {
         code: 'tpm-unavailable.busy',
+        effect: 'refused',
       });
       assert.ok(stubborn.sent.length < 30, `0x${code.toString(16)}`);
     }
@@ -141,17 +142,19 @@ describe('a TPM in trouble', () => {
   });
 
   it('that was not started, is locked out or failed says so', async () => {
-    const cases: [number, string][] = [
-      [0x100, 'tpm-unavailable.not-started'],
-      [0x101, 'tpm-unavailable.failure-mode'],
-      [0x921, 'tpm.lockout'],
-      [0x14b, 'tpm.no-room'],
-      [0x143, 'tpm.unsupported'],
-      [0x01e, 'tpm-unavailable.not-tpm2'],
+    const cases: [number, string, string][] = [
+      [0x100, 'tpm-unavailable.not-started', 'refused'],
+      // It may have failed in the middle of it.
+      [0x101, 'tpm-unavailable.failure-mode', 'unknown'],
+      [0x921, 'tpm.lockout', 'refused'],
+      [0x14b, 'tpm.no-room', 'refused'],
+      [0x143, 'tpm.unsupported', 'refused'],
+      [0x01e, 'tpm-unavailable.not-tpm2', 'refused'],
     ];
-    for (const [response, code] of cases) {
+    for (const [response, code, effect] of cases) {
       await assert.rejects(new Tpm(new ScriptedTransport([bareResponse(response)]), noWait).readPublic(1), {
         code,
+        effect,
       });
     }
   });
@@ -186,6 +189,7 @@ describe('a TPM in trouble', () => {
         cut.writeUInt32BE(length, 2);
         await assert.rejects(call(new Tpm(new ScriptedTransport([cut]))), {
           code: 'tpm-unavailable.protocol',
+          effect: 'unknown',
         });
       }
       for (let at = 10; at < good.length; at += 1) {
@@ -229,9 +233,30 @@ describe('an interrupted job', () => {
           if (command === 'CreatePrimary') interrupt.abort();
         },
       }),
-      { code: 'interrupted.signal' },
+      { code: 'interrupted.signal', effect: 'none' },
     );
     assert.equal(chip.handles('transient') + chip.handles('persistent'), '');
+  });
+
+  it('knows what it may have left loaded', async (t) => {
+    const chip = await softwareTpm(t, { blank: true });
+    // What derives a key sends CreatePrimary after a look at the handle, and flushes it then.
+    for (const [cutAt, moment, isLeft] of [
+      [0, 'before', false],
+      [1, 'before', true],
+      [1, 'after', true],
+      [2, 'before', true],
+    ] as const) {
+      const tpm = new Tpm(new DyingTransport(await chip.transport(), cutAt, moment));
+      await assert.rejects(tpm.readEndorsementKey());
+      assert.equal(tpm.mayHaveLeftLoaded, isLeft, `cut ${moment} command ${cutAt}`);
+      await tpm.close();
+      chip.tool('tpm2_flushcontext', '-t');
+    }
+    await chip.use(async (tpm) => {
+      await tpm.readEndorsementKey();
+      assert.equal(tpm.mayHaveLeftLoaded, false);
+    });
   });
 
   it('reports a cut connection as that', async (t) => {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { IotdmError } from '../../src/errors.ts';
 import { openTransport } from '../../src/tpm/open.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
 import type { DeviceFile } from '../../src/tpm/transports/device.ts';
@@ -66,7 +67,11 @@ describe('a TPM over a socket', () => {
         const tcti = await peer(t, (socket) => {
           socket.once('data', () => socket.end(response.subarray(0, count)));
         });
-        await assert.rejects(exchange(tcti, 5000), { code: 'tpm-unavailable.connection' }, `${count} bytes`);
+        await assert.rejects(
+          exchange(tcti, 5000),
+          { code: 'tpm-unavailable.connection', effect: 'unknown' },
+          `${count} bytes`,
+        );
       }),
     );
   });
@@ -100,15 +105,26 @@ describe('a TPM over a socket', () => {
     const tcti = await peer(t, (socket) => socket.on('close', leave).resume().end(response));
     const transport = await openTransport(parseTcti(tcti), 5000);
     await hasLeft;
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.protocol' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.protocol', effect: 'none' });
     await transport.close();
   });
 
   it('stays dead after a time-out, as the answer may still come', async (t) => {
     const tcti = await peer(t, () => undefined);
     const transport = await openTransport(parseTcti(tcti), SHORT_MS);
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
-    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout' });
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout', effect: 'unknown' });
+    // What was not sent any more has done nothing, whatever became of the command before.
+    await assert.rejects(transport.send(command), { code: 'tpm-unavailable.timeout', effect: 'none' });
+    await transport.close();
+  });
+
+  it('that is left while it is silent may have done what it was told, and nothing after that', async (t) => {
+    const tcti = await peer(t, () => undefined);
+    const transport = await openTransport(parseTcti(tcti), 5000);
+    const sent = transport.send(command);
+    transport.abandon?.(new IotdmError('interrupted.signal', 'interrupted'));
+    await assert.rejects(sent, { code: 'interrupted.signal', effect: 'unknown' });
+    await assert.rejects(transport.send(command), { code: 'interrupted.signal', effect: 'none' });
     await transport.close();
   });
 
@@ -372,13 +388,17 @@ describe('a TPM behind a device node', () => {
 
   it('that answers short, fails or hangs ends in an error', async () => {
     const short = device({ read: (buffer) => Promise.resolve({ bytesRead: 3, buffer }) });
-    await assert.rejects(send(short), { code: 'tpm-unavailable.protocol' });
-    const failing = device({ read: () => Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO' })) });
-    await assert.rejects(send(failing), { code: 'tpm-unavailable.connection' });
+    await assert.rejects(send(short), { code: 'tpm-unavailable.protocol', effect: 'unknown' });
+    const refusing = (code: string) => () => Promise.reject(Object.assign(new Error(code), { code }));
+    const failing = device({ read: refusing('EIO') });
+    await assert.rejects(send(failing), { code: 'tpm-unavailable.connection', effect: 'unknown' });
     const hanging = device({ read: () => new Promise(() => undefined) });
-    await assert.rejects(send(hanging), { code: 'tpm-unavailable.timeout' });
+    await assert.rejects(send(hanging), { code: 'tpm-unavailable.timeout', effect: 'unknown' });
     const partial = device({ write: () => Promise.resolve({ bytesWritten: 3 }) });
-    await assert.rejects(send(partial), { code: 'tpm-unavailable.protocol' });
+    await assert.rejects(send(partial), { code: 'tpm-unavailable.protocol', effect: 'none' });
+    // A driver that has not given out its last response takes no command; one that fails may have begun.
+    await assert.rejects(send(device({ write: refusing('EBUSY') })), { effect: 'none' });
+    await assert.rejects(send(device({ write: refusing('EIO') })), { effect: 'unknown' });
   });
 
   it('that is an ordinary file or not there is called so', async (t) => {

@@ -1,7 +1,7 @@
 /** A TPM behind a Linux character device: `/dev/tpmrm0` (the kernel's resource manager) or `/dev/tpm0`. */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { IotdmError, systemErrorCode } from '../../errors.ts';
+import { IotdmError, systemErrorCode, withEffect } from '../../errors.ts';
 import { checkWholeResponse, MAX_RESPONSE_BYTES, withTimeLimit, type TpmTransport } from '../transport.ts';
 
 /** Between two looks for a response. */
@@ -41,6 +41,8 @@ export async function openDeviceTransport(
       throw new IotdmError(
         'tpm-unavailable.protocol',
         `${path} took ${bytesWritten} of ${command.length} bytes of a command`,
+        // The driver passes whole commands on, and nothing else.
+        { effect: 'none' },
       );
     }
     const response = Buffer.alloc(MAX_RESPONSE_BYTES);
@@ -54,7 +56,7 @@ export async function openDeviceTransport(
   return {
     name: path,
     send: async (command) => {
-      if (dead !== undefined) throw dead;
+      if (dead !== undefined) throw withEffect(dead, 'none');
       try {
         return await withTimeLimit(path, timeoutMs, exchange(command));
       } catch (error) {
@@ -119,5 +121,7 @@ function ioFailure(path: string, error: unknown): IotdmError {
   const reason = systemErrorCode(error) ?? 'unknown error';
   return new IotdmError('tpm-unavailable.connection', `${path} failed while it was in use (${reason})`, {
     cause: error,
+    // EBUSY: the driver still has another command's response, and takes no command (drivers/char/tpm/tpm-dev-common.c).
+    effect: reason === 'EBUSY' ? 'none' : 'unknown',
   });
 }

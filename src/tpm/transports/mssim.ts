@@ -97,6 +97,7 @@ class FramedResponseCollector implements Collector {
       throw new IotdmError(
         'tpm-unavailable.not-started',
         `${this.#name} answers nothing: it is switched off`,
+        { effect: 'refused' },
       );
     }
     if (size < RESPONSE_HEADER_BYTES || size > MAX_RESPONSE_BYTES) throw wrongProtocol(this.#name);

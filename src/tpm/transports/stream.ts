@@ -1,5 +1,5 @@
 /** What all transports over a stream of bytes share: one command at a time, a time limit, a clear end. */
-import { IotdmError } from '../../errors.ts';
+import { IotdmError, withEffect } from '../../errors.ts';
 import { ResponseCollector, timeoutError, type Collector } from '../transport.ts';
 
 /** A place to write commands to; what comes back is handed to `StreamExchange.receive`. */
@@ -33,9 +33,12 @@ export class StreamExchange {
   }
 
   send(sink: ByteSink, command: Buffer): Promise<Buffer> {
-    if (this.#dead !== undefined) return Promise.reject(this.#dead);
+    if (this.#dead !== undefined) return Promise.reject(withEffect(this.#dead, 'none'));
     if (this.#pending !== undefined) {
-      return Promise.reject(new IotdmError('internal.unexpected', 'two TPM commands were sent at once'));
+      const error = new IotdmError('internal.unexpected', 'two TPM commands were sent at once', {
+        effect: 'none',
+      });
+      return Promise.reject(error);
     }
     return new Promise((resolve, reject) => {
       const collector = this.#newCollector();
@@ -67,7 +70,8 @@ export class StreamExchange {
   /** Ends the exchange: the command under way and all later ones fail with this error. */
   fail(error: IotdmError): void {
     this.#dead ??= error;
-    this.#settle()?.reject(this.#dead);
+    // What answers may know better than that it is not known, such as a simulator that is switched off.
+    this.#settle()?.reject(withEffect(this.#dead, this.#dead.effect ?? 'unknown'));
   }
 
   #settle(): Pending | undefined {

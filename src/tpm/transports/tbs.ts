@@ -1,5 +1,5 @@
 /** The TPM of a Windows machine, through its TPM Base Services (TBS): they keep several programs apart and clean up. */
-import { IotdmError } from '../../errors.ts';
+import { IotdmError, withEffect } from '../../errors.ts';
 import { tbsError } from '../tbs-code.ts';
 import { checkWholeResponse, withTimeLimit, type TpmTransport } from '../transport.ts';
 import { loadTbsLibrary, type TbsLibrary } from './tbs-library.ts';
@@ -37,7 +37,7 @@ export async function openTbsTransport(
   return {
     name: NAME,
     send: async (command) => {
-      if (dead !== undefined) throw dead;
+      if (dead !== undefined) throw withEffect(dead, 'none');
       try {
         return await withTimeLimit(NAME, timeoutMs, exchange(command));
       } catch (error) {
@@ -62,5 +62,6 @@ function failure(error: unknown): IotdmError {
   if (error instanceof IotdmError) return error;
   return new IotdmError('tpm-unavailable.connection', 'the TPM Base Services could not be called', {
     cause: error,
+    effect: 'unknown',
   });
 }
