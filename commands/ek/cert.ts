@@ -46,9 +46,12 @@ async function render(format: CertificateFormat, der: Buffer): Promise<string | 
   if (format === 'der') return der;
   if (format === 'pem') return pem(der);
   const { expiryOf, parseCertificate } = await import('../../src/trust/certificate.ts');
-  const certificate = await parseCertificate(der).catch((cause: unknown) => {
+  let certificate: ReturnType<typeof parseCertificate>;
+  try {
+    certificate = parseCertificate(der);
+  } catch (cause) {
     throw new IotdmError('verify.ek-certificate', 'the EK certificate in this TPM is damaged', { cause });
-  });
+  }
   const { tpm, subject, issuer, serialNumber, notBefore, sha256 } = certificate;
   const notAfter = expiryOf(certificate)?.toISOString() ?? null;
   const result = {

@@ -88,14 +88,13 @@ export const ekVerify: Verb<[], EkVerifyOptions, EkVerifyResult> = {
 /** The first certificate in the file, without a TCG header and padding. */
 async function readCertificate(context: Context, file: string): Promise<Buffer> {
   const bytes = await context.readInput(file, 'the EK certificate', MAX_CERTIFICATE_FILE_BYTES);
-  const [{ certificatesIn }, { trimCertificate }, { parseCertificate }] = await Promise.all([
-    import('../../src/trust/roots.ts'),
-    import('../../src/tpm/ek-certificate-bytes.ts'),
+  const [{ certificatesIn }, { parseCertificate }] = await Promise.all([
+    import('../../src/trust/certificate-file.ts'),
     import('../../src/trust/certificate.ts'),
   ]);
   try {
-    const certificate = trimCertificate(bytes) ?? certificatesIn(bytes)[0] ?? bytes;
-    await parseCertificate(certificate);
+    const certificate = certificatesIn(bytes)[0] ?? bytes;
+    parseCertificate(certificate);
     return certificate;
   } catch {
     throw new CommandError(

@@ -101,8 +101,8 @@ async function judging(
   const trusted = await readRoots(context, roots);
   const { assessForKey } = await import('../../src/station/endorsement.ts');
   return {
-    judge: async (key, certificate) => {
-      const assessment = await assessForKey(key, certificate, { trusted, now: context.host.clock() });
+    judge: (key, certificate) => {
+      const assessment = assessForKey(key, certificate, { trusted, now: context.host.clock() });
       enforce(assessment, verify, context, `the EK of ${registrationIdOf(key.publicArea)}`);
       return assessment.verdict;
     },

@@ -6,7 +6,7 @@ import { readEkCertificateArea } from '../tpm/ek-certificate.ts';
 import { rsaKeyObject } from '../tpm/endorsement-key.ts';
 import { refusesWhatItWasGiven } from '../tpm/identity-key.ts';
 import type { PrimaryKey, Tpm } from '../tpm/tpm.ts';
-import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';
+import { trimCertificate } from '../certificate-bytes.ts';
 import type { TrustedCertificates } from '../trust/roots.ts';
 import { assessCertificate, type Assessment } from '../trust/verdict.ts';
 
@@ -77,7 +77,7 @@ export function assessForKey(
   { modulus }: PrimaryKey,
   certificate: Buffer | null,
   { trusted, now }: Pick<EndorsementCheck, 'trusted' | 'now'>,
-): Promise<Assessment> {
+): Assessment {
   return assessCertificate({ certificate, key: { modulus, exponent: EXPONENT }, trusted, now });
 }
 
@@ -86,7 +86,7 @@ async function assessFor(
   certificate: Buffer | null,
   check: EndorsementCheck,
 ): Promise<Assessment> {
-  const assessment = await assessForKey(key, certificate, check);
+  const assessment = assessForKey(key, certificate, check);
   if (assessment.verdict !== 'mismatched' || key.handle === null) return assessment;
   if (!(await isForDerivedKey(certificate, check))) return assessment;
   const reason =
@@ -98,7 +98,7 @@ async function assessFor(
 async function isForDerivedKey(certificate: Buffer | null, check: EndorsementCheck): Promise<boolean> {
   try {
     const derived = await check.tpm.withDerivedEndorsementKey((key) => Promise.resolve(key));
-    return (await assessForKey(derived, certificate, check)).verdict !== 'mismatched';
+    return assessForKey(derived, certificate, check).verdict !== 'mismatched';
   } catch (error) {
     // It only makes the reason better: the verdict stands without it.
     if (error instanceof IotdmError && error.code.startsWith('tpm.')) return false;

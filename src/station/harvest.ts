@@ -1,7 +1,7 @@
 /** One device on the line: its TPM read, and one more record in the manifest. */
 import { appendRecord, type AppendedRecord, type HarvestedIdentity } from '../records/manifest.ts';
 import { describeTpm } from '../tpm/description.ts';
-import { trimCertificate } from '../tpm/ek-certificate-bytes.ts';
+import { trimCertificate } from '../certificate-bytes.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
 import { EK_HANDLE, type PrimaryKey, type Tpm } from '../tpm/tpm.ts';
 import { readEkCertificateIfAllowed } from './endorsement.ts';
@@ -19,7 +19,7 @@ export interface HarvestOptions {
   /** Name and version of this program. */
   readonly tool: string;
   /** Judges the EK certificate: what it returns is recorded, and where it throws nothing is. */
-  readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => Promise<string>;
+  readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => string;
   /** Keep an EK that had to be derived, unless `judge` throws: whoever needs it next need not derive it again. */
   readonly keepKey?: boolean;
 }
@@ -40,7 +40,7 @@ export async function readIdentity(options: HarvestOptions): Promise<HarvestedId
       ekName: key.name.toString('hex'),
       ekCertificate: certificate === null ? null : (trimCertificate(certificate)?.toString('base64') ?? null),
       // Where nothing was verified, nothing is claimed.
-      ekVerdict: judge === undefined ? null : await judge(key, certificate),
+      ekVerdict: judge === undefined ? null : judge(key, certificate),
       tpm: description,
       ...labels,
       harvestedAt: now.toISOString(),

@@ -2,7 +2,8 @@
  * Verifies manifests: the chain from line to line, every record in itself, and one chip and one serial number for each
  * other across all files given. Of each record only digests are kept, about a hundred bytes.
  */
-import { createHash, X509Certificate, type KeyObject } from 'node:crypto';
+import { createHash, type KeyObject } from 'node:crypto';
+import { opensslView } from '../certificate-parts.ts';
 import { decodeBase64 } from '../encoding.ts';
 import type { ManifestRecord } from '../records/manifest.ts';
 import { readManifestLines, type ManifestLine } from '../records/manifest-lines.ts';
@@ -175,7 +176,7 @@ function certificateProblem({
   const modulus = key.subarray(EK_PUBLIC_PREFIX.length);
   let certified: KeyObject | undefined;
   try {
-    certified = publicKeyOfCertificate(new X509Certificate(der));
+    certified = publicKeyOfCertificate(opensslView(der));
   } catch {
     // Field certificates may be what OpenSSL does not take; the key is in them as it is.
     const isThere = der[0] === 0x30 && der.includes(asDerKey(modulus));

@@ -3,7 +3,7 @@
  * Credential Profile allows that, older chips have it, and OpenSSL does not read it.
  */
 import { createPublicKey, type KeyObject, type X509Certificate } from 'node:crypto';
-import { derElement, derTag, type DerElement } from './der.ts';
+import { derElement, derTag, type DerElement } from '../der.ts';
 
 /** OBJECT IDENTIFIER 1.2.840.113549.1.1.7, id-RSAES-OAEP (RFC 8017, appendix A.2.1). */
 const RSAES_OAEP = Buffer.from('06092a864886f70d010107', 'hex');

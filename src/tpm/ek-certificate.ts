@@ -2,10 +2,11 @@
  * The EK certificate as it lies in the TPM, told apart from one that is missing, closed or damaged; and whether it is
  * for a given key. Who signed it is another question, which is not answered here.
  */
-import { X509Certificate } from 'node:crypto';
+import type { X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
 import { publicKeyOfCertificate } from './certified-key.ts';
-import { trimCertificate } from './ek-certificate-bytes.ts';
+import { trimCertificate } from '../certificate-bytes.ts';
+import { opensslView } from '../certificate-parts.ts';
 import type { Tpm } from './tpm.ts';
 
 export type StoredCertificate =
@@ -91,7 +92,7 @@ export function parseStoredCertificate(area: Buffer): StoredCertificate {
   const der = trimCertificate(area);
   if (der === undefined) return { kind: 'damaged', why: 'no certificate begins there' };
   try {
-    return { kind: 'certificate', der, certificate: new X509Certificate(der) };
+    return { kind: 'certificate', der, certificate: opensslView(der) };
   } catch {
     return { kind: 'damaged', why: 'it cannot be read as a certificate' };
   }

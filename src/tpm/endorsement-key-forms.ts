@@ -3,11 +3,12 @@
  * bytes or as text – and gives the one value that DPS takes. Needs no TPM: the value is a constant and the modulus.
  */
 import { isUtf8 } from 'node:buffer';
-import { createPublicKey, X509Certificate, type KeyObject } from 'node:crypto';
+import { createPublicKey, type KeyObject, type X509Certificate } from 'node:crypto';
 import { IotdmError } from '../errors.ts';
 import { publicKeyOfCertificate, rsaesOaepKey } from './certified-key.ts';
-import { derElement, derTag } from './der.ts';
-import { beginsWithHeader, splitCertificateArea } from './ek-certificate-bytes.ts';
+import { derElement, derTag } from '../der.ts';
+import { beginsWithHeader, isPadding, splitCertificateArea } from '../certificate-bytes.ts';
+import { opensslView } from '../certificate-parts.ts';
 import {
   EK_AUTH_POLICY,
   EK_PUBLIC_BYTES,
@@ -292,8 +293,7 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
   const parts = splitCertificateArea(area);
   if (parts === undefined) return unrecognized('this looks like a certificate, but is cut off or damaged');
   const { certificate: der, hasHeader, rest } = parts;
-  const padding = rest[0] ?? 0;
-  if ((padding !== 0 && padding !== 0xff) || !rest.every((byte) => byte === padding))
+  if (!isPadding(rest))
     return unrecognized(`${rest.length} bytes follow the certificate that are no padding`);
   const [container = 'DER', ...encodings] = notations;
   const written = [
@@ -304,7 +304,7 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
   ];
   let certificate: X509Certificate;
   try {
-    certificate = new X509Certificate(der);
+    certificate = opensslView(der);
   } catch {
     return unrecognized('this looks like the DER of a certificate, but is none or damaged');
   }

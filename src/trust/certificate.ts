@@ -1,11 +1,21 @@
 /**
- * A certificate as the checks of an EK need it: taken apart by @peculiar/x509, its signatures left to OpenSSL.
+ * A certificate as the checks of an EK need it. It is read here, a hundred thousand of them in seconds; its signature is
+ * verified by OpenSSL.
  *
  * Sources: RFC 5280; TCG EK Credential Profile for TPM Family 2.0, section 3.
  */
-import { createHash, createPublicKey, X509Certificate, type KeyObject } from 'node:crypto';
+import { createHash, createPublicKey, type KeyObject } from 'node:crypto';
+import {
+  bitsOf,
+  certificateParts,
+  contentOf,
+  wholeElement,
+  type CertificateParts,
+} from '../certificate-parts.ts';
+import { derElements, derObjectIdentifier, derTag, type DerElement } from '../der.ts';
 import { IotdmError } from '../errors.ts';
-import { loadX509, type X509Library } from '../x509.ts';
+import { nameAttributes, nameKey, nameText } from './name.ts';
+import { signatureOf, type Signature } from './signature.ts';
 
 /** Big-endian modulus without leading zeros. */
 export interface RsaPublicKey {
@@ -18,6 +28,11 @@ export interface Certificate {
   /** As RFC 4514 writes it; often empty in an EK certificate. */
   readonly subject: string;
   readonly issuer: string;
+  /** The same for names that are the same, however they are written. */
+  readonly subjectKey: string;
+  readonly issuerKey: string;
+  /** The same for certificates that any one issuer may have issued, as far as names and identifiers of keys tell. */
+  readonly issuedBy: string;
   /** Lower-case hex. */
   readonly serialNumber: string;
   /** Of the DER, lower-case hex. */
@@ -33,10 +48,32 @@ export interface Certificate {
   readonly unknownCritical: readonly string[];
   /** What the TCG's attributes in the subject alternative name, or in the subject, say of the TPM. */
   readonly tpm: TpmAttributes;
+  /** The same as they stand in the subject alternative name, undefined where they do not. */
+  readonly tpmNames: TpmNames;
   /** Undefined where the certificate is not for an RSA key. */
   readonly rsa: RsaPublicKey | undefined;
-  /** For building chains: OpenSSL's own view of the same bytes. */
-  readonly openssl: X509Certificate;
+  /** The key that it is for, undefined where OpenSSL does not know its kind. */
+  readonly publicKey: KeyObject | undefined;
+  /** Whether names, identifiers of keys and the issuer's own usage let that one be its issuer. */
+  mayBeIssuedBy(issuer: Certificate): boolean;
+  /** Whether the signature on this certificate is that of the key. */
+  isSignedBy(key: KeyObject): boolean;
+  /** What another certificate may call this one by. */
+  readonly identity: KeyIdentity;
+}
+
+/** Undefined members where the certificate does not say. */
+export interface KeyIdentity {
+  readonly keyIdentifier: Buffer | undefined;
+  /** Of its issuer. */
+  readonly issuerKey: string | undefined;
+  readonly serialNumber: string | undefined;
+}
+
+export interface TpmNames {
+  readonly manufacturer: string | undefined;
+  readonly model: string | undefined;
+  readonly version: string | undefined;
 }
 
 export interface TpmAttributes {
@@ -67,20 +104,17 @@ const TPM_MANUFACTURER = '2.23.133.2.1';
 const TPM_MODEL = '2.23.133.2.2';
 const TPM_VERSION = '2.23.133.2.3';
 
-const goodHashes: readonly string[] = ['SHA-256', 'SHA-384', 'SHA-512'];
-
 /**
  * Takes a certificate apart.
  * @param der exactly one certificate
  * @throws IotdmError `input.invalid` when it is not a certificate, or not in DER from its first byte to its last
  */
-export async function parseCertificate(der: Buffer): Promise<Certificate> {
-  const x509 = await loadX509();
+export function parseCertificate(der: Buffer): Certificate {
   try {
-    return takeApart(x509, der);
+    return new ParsedCertificate(der);
   } catch (cause) {
-    if (cause instanceof IotdmError) throw cause;
-    throw new IotdmError('input.invalid', 'the bytes are not an X.509 certificate', { cause });
+    const why = cause instanceof TypeError || cause instanceof RangeError ? `: ${cause.message}` : '';
+    throw new IotdmError('input.invalid', `the bytes are not an X.509 certificate${why}`, { cause });
   }
 }
 
@@ -94,75 +128,221 @@ export function nameOf({ subject, serialNumber }: Certificate): string {
   return subject === '' ? `serial number ${serialNumber}` : `"${subject}"`;
 }
 
-function takeApart(x509: X509Library, der: Buffer): Certificate {
-  const openssl = new X509Certificate(der);
-  // OpenSSL writes what it understood: bytes that it overlooked, and BER that is not DER, are not a certificate here.
-  if (!openssl.raw.equals(der)) throw new TypeError('not DER');
-  const parsed = new x509.X509Certificate(der);
-  // The library's list is an array with methods of its own; what is filtered from it should be a plain one.
-  const extensions = [...parsed.extensions];
-  if (new Set(extensions.map(({ type }) => type)).size !== extensions.length) {
-    throw new TypeError('an extension stands there twice');
+/** What a judgement does not need, such as how names are written, is made when somebody asks for it. */
+class ParsedCertificate implements Certificate {
+  readonly der: Buffer;
+  readonly notBefore: Date;
+  readonly notAfter: Date;
+  readonly basicConstraints: Certificate['basicConstraints'];
+  readonly keyUsage: Certificate['keyUsage'];
+  readonly extendedKeyUsage: Certificate['extendedKeyUsage'];
+  readonly unknownCritical: readonly string[];
+  readonly tpmNames: TpmNames;
+  readonly rsa: RsaPublicKey | undefined;
+  readonly #parts: CertificateParts;
+  readonly #signature: Signature;
+  readonly #subjectNames: TpmNames;
+  readonly #subjectIdentifier: Buffer | undefined;
+  readonly #authority: KeyIdentity | undefined;
+  #publicKey: KeyObject | undefined;
+
+  constructor(der: Buffer) {
+    const parts = certificateParts(der);
+    const { extensions } = parts;
+    /** An extension that is there but cannot be read must not pass for one that is absent. */
+    const extension = <T>(oid: string, read: (value: Buffer) => T): T | undefined => {
+      const found = extensions.get(oid);
+      if (found === undefined) return undefined;
+      try {
+        return read(found.value);
+      } catch (cause) {
+        throw new TypeError(`the extension ${oid} cannot be read`, { cause });
+      }
+    };
+    this.der = der;
+    this.#parts = parts;
+    this.#signature = signatureOf(parts.algorithm);
+    this.notBefore = parts.notBefore;
+    this.notAfter = parts.notAfter;
+    this.basicConstraints = extension('2.5.29.19', readBasicConstraints);
+    this.keyUsage = extension('2.5.29.15', readKeyUsage);
+    this.extendedKeyUsage = extension('2.5.29.37', readExtendedKeyUsage);
+    this.unknownCritical = [...extensions]
+      .filter(([oid, { critical }]) => critical && !understood.includes(oid))
+      .map(([oid]) => oid);
+    this.tpmNames = tpmNames(extension('2.5.29.17', readDirectoryNames) ?? []);
+    this.#subjectNames = tpmNames([parts.subject]);
+    nameAttributes(parts.issuer);
+    this.#subjectIdentifier = extension('2.5.29.14', readSubjectIdentifier);
+    this.#authority = extension('2.5.29.35', readAuthorityIdentifier);
+    this.rsa = rsaPublicKey(parts.keyInfo);
   }
-  /** An extension that is there but cannot be read must not pass for one that is absent. */
-  const extension = <T extends object>(oid: string, type: new (raw: ArrayBuffer) => T): T | undefined => {
-    const found = extensions.find((candidate) => candidate.type === oid);
-    if (found === undefined || found instanceof type) return found;
-    throw new TypeError(`the extension ${oid} cannot be read`);
-  };
-  const constraints = extension('2.5.29.19', x509.BasicConstraintsExtension);
-  const usages = extension('2.5.29.15', x509.KeyUsagesExtension)?.usages;
-  const names = extension('2.5.29.17', x509.SubjectAlternativeNameExtension)?.names.items ?? [];
-  const directoryNames = names
-    .filter(({ type }) => type === 'dn')
-    .map(({ rawData }) => new x509.Name(contentOf(Buffer.from(rawData))));
-  const { notBefore, notAfter } = parsed;
-  if (Number.isNaN(notBefore.getTime()) || Number.isNaN(notAfter.getTime())) {
-    throw new TypeError('a date cannot be read');
+
+  get subject(): string {
+    return printable(nameText(this.#parts.subject));
   }
+
+  get issuer(): string {
+    return printable(nameText(this.#parts.issuer));
+  }
+
+  get subjectKey(): string {
+    return nameKey(this.#parts.subject);
+  }
+
+  get issuerKey(): string {
+    return nameKey(this.#parts.issuer);
+  }
+
+  get issuedBy(): string {
+    const { issuer, extensions } = this.#parts;
+    const keyIdentifier = extensions.get('2.5.29.35')?.value.toString('latin1') ?? '';
+    return `${issuer.toString('latin1')}${keyIdentifier}`;
+  }
+
+  get serialNumber(): string {
+    return numberText(this.#parts.serialNumber);
+  }
+
+  get sha256(): string {
+    return createHash('sha256').update(this.der).digest('hex');
+  }
+
+  get weakSignature(): string | undefined {
+    return this.#signature.weakness;
+  }
+
+  get tpm(): TpmAttributes {
+    const of = (name: keyof TpmNames): string | null => {
+      const value = this.tpmNames[name] ?? this.#subjectNames[name];
+      return value === undefined ? null : printable(value);
+    };
+    const manufacturer = of('manufacturer');
+    return {
+      manufacturer: manufacturer === null ? null : vendorName(manufacturer),
+      model: of('model'),
+      version: of('version'),
+    };
+  }
+
+  get publicKey(): KeyObject | undefined {
+    try {
+      return (this.#publicKey ??= createPublicKey({ key: this.#parts.keyInfo, format: 'der', type: 'spki' }));
+    } catch {
+      return undefined;
+    }
+  }
+
+  get identity(): KeyIdentity {
+    const { issuerKey, serialNumber } = this;
+    return { keyIdentifier: this.#subjectIdentifier, issuerKey, serialNumber };
+  }
+
+  /** RFC 4158, 3.5: a name that is the same, and nothing that says it is another one of that name. */
+  mayBeIssuedBy(issuer: Certificate): boolean {
+    if (issuer.subjectKey !== this.issuerKey || issuer.keyUsage?.certificateSigning === false) return false;
+    const { keyIdentifier, issuerKey, serialNumber } = this.#authority ?? noIdentity;
+    const { identity } = issuer;
+    const isOther =
+      keyIdentifier !== undefined &&
+      identity.keyIdentifier !== undefined &&
+      !keyIdentifier.equals(identity.keyIdentifier);
+    return (
+      !isOther &&
+      (issuerKey === undefined || issuerKey === identity.issuerKey) &&
+      (serialNumber === undefined || serialNumber === identity.serialNumber)
+    );
+  }
+
+  isSignedBy(key: KeyObject): boolean {
+    return this.#signature.isOf(key, this.#parts.signed, this.#parts.signature);
+  }
+}
+
+const noIdentity: KeyIdentity = { keyIdentifier: undefined, issuerKey: undefined, serialNumber: undefined };
+
+function readSubjectIdentifier(value: Buffer): Buffer {
+  return contentOf(value, wholeElement(value, derTag.octetString));
+}
+
+/** [0] keyIdentifier, [1] authorityCertIssuer, [2] authorityCertSerialNumber (RFC 5280, 4.2.1.1). */
+function readAuthorityIdentifier(value: Buffer): KeyIdentity {
+  const whole = wholeElement(value, derTag.sequence);
+  const items = new Map(
+    derElements(value, whole.start, whole.end).map((item) => [item.tag, contentOf(value, item)]),
+  );
+  const issuer = items.get(0xa1);
+  const [name] = issuer === undefined ? [] : directoryNamesIn(issuer, derElements(issuer));
+  const serialNumber = items.get(0x82);
   return {
-    der,
-    subject: printable(parsed.subject),
-    issuer: printable(parsed.issuer),
-    serialNumber: openssl.serialNumber.toLowerCase(),
-    sha256: createHash('sha256').update(der).digest('hex'),
-    notBefore,
-    notAfter,
-    weakSignature: weakSignature(parsed.signatureAlgorithm),
-    basicConstraints:
-      constraints === undefined ? undefined : { ca: constraints.ca, pathLength: constraints.pathLength },
-    keyUsage:
-      usages === undefined
-        ? undefined
-        : {
-            keyEncipherment: (usages & x509.KeyUsageFlags.keyEncipherment) !== 0,
-            certificateSigning: (usages & x509.KeyUsageFlags.keyCertSign) !== 0,
-          },
-    extendedKeyUsage: extension('2.5.29.37', x509.ExtendedKeyUsageExtension)?.usages.map(String),
-    unknownCritical: extensions
-      .filter(({ critical, type }) => critical && !understood.includes(type))
-      .map(({ type }) => type),
-    tpm: tpmAttributes([...directoryNames, parsed.subjectName]),
-    rsa: rsaPublicKey(Buffer.from(parsed.publicKey.rawData)),
-    openssl,
+    keyIdentifier: items.get(0x80),
+    issuerKey: name && nameKey(name),
+    serialNumber: serialNumber && numberText(serialNumber),
   };
 }
 
-interface Named {
-  getField(oid: string): string[];
+/** In hex, as OpenSSL writes it: whole bytes, without leading zeros. @param content of an INTEGER */
+function numberText(content: Buffer): string {
+  const isNegative = ((content[0] ?? 0) & 0x80) !== 0;
+  const value = BigInt(`0x0${content.toString('hex')}`);
+  const digits = (isNegative ? (1n << BigInt(8 * content.length)) - value : value).toString(16);
+  return `${isNegative ? '-' : ''}${digits.length % 2 === 0 ? digits : `0${digits}`}`;
 }
 
-function tpmAttributes(names: readonly Named[]): TpmAttributes {
-  const first = (oid: string): string | null => {
-    const value = names.flatMap((name) => name.getField(oid))[0];
-    return value === undefined ? null : printable(value);
-  };
-  const manufacturer = first(TPM_MANUFACTURER);
+function readBasicConstraints(value: Buffer): { ca: boolean; pathLength: number | undefined } {
+  const whole = wholeElement(value, derTag.sequence);
+  const items = derElements(value, whole.start, whole.end);
+  const flag = items[0]?.tag === derTag.boolean ? items.shift() : undefined;
+  const length = items.shift();
+  if (items.length > 0 || (length !== undefined && length.tag !== derTag.integer))
+    throw new TypeError('more than expected');
+  if (length !== undefined && (length.end - length.start > 4 || (value[length.start] ?? 0x80) >= 0x80)) {
+    throw new RangeError('a path length that is none');
+  }
   return {
-    manufacturer: manufacturer === null ? null : vendorName(manufacturer),
-    model: first(TPM_MODEL),
-    version: first(TPM_VERSION),
+    ca: flag !== undefined && value[flag.start] !== 0,
+    pathLength: length && value.readUIntBE(length.start, length.end - length.start),
   };
+}
+
+/** RFC 5280, 4.2.1.3: bit 2 is keyEncipherment, bit 5 keyCertSign; bit 0 is the highest one. */
+function readKeyUsage(value: Buffer): { keyEncipherment: boolean; certificateSigning: boolean } {
+  const { start, end } = wholeElement(value, derTag.bitString);
+  if (end - start < 1 || (value[start] ?? 8) > 7) throw new TypeError('no bits');
+  const bits = end - start > 1 ? (value[start + 1] ?? 0) : 0;
+  return { keyEncipherment: (bits & 0x20) !== 0, certificateSigning: (bits & 0x04) !== 0 };
+}
+
+function readExtendedKeyUsage(value: Buffer): string[] {
+  const whole = wholeElement(value, derTag.sequence);
+  return derElements(value, whole.start, whole.end).map((item) => {
+    if (item.tag !== derTag.oid) throw new TypeError('a usage that is none');
+    return derObjectIdentifier(contentOf(value, item));
+  });
+}
+
+/** [4] in a GeneralName (RFC 5280, 4.2.1.6). */
+const DIRECTORY_NAME = 0xa4;
+
+function readDirectoryNames(value: Buffer): Buffer[] {
+  const whole = wholeElement(value, derTag.sequence);
+  return directoryNamesIn(value, derElements(value, whole.start, whole.end));
+}
+
+function directoryNamesIn(value: Buffer, names: readonly DerElement[]): Buffer[] {
+  return names
+    .filter(({ tag }) => tag === DIRECTORY_NAME)
+    .map((name) => {
+      const content = contentOf(value, name);
+      nameAttributes(content);
+      return content;
+    });
+}
+
+function tpmNames(names: readonly Buffer[]): TpmNames {
+  const attributes = names.flatMap((name) => nameAttributes(name).flat());
+  const first = (oid: string): string | undefined => attributes.find(({ type }) => type === oid)?.value;
+  return { manufacturer: first(TPM_MANUFACTURER), model: first(TPM_MODEL), version: first(TPM_VERSION) };
 }
 
 /** `id:49465800` is `IFX`, four letters as TPM_PT_MANUFACTURER has them (TCG Vendor ID Registry). */
@@ -175,65 +355,46 @@ export function vendorName(id: string): string {
   return /^[\x21-\x7e][\x20-\x7e]+$/.test(letters) ? letters : id;
 }
 
-/** @param algorithm as Web Crypto names it, or its object identifier where Web Crypto has no name for it */
-function weakSignature(algorithm: object): string | undefined {
-  const name = 'name' in algorithm ? String(algorithm.name) : 'unknown';
-  const hash = 'hash' in algorithm ? (algorithm.hash as { name?: string } | null)?.name : undefined;
-  if (hash === undefined) return name;
-  return goodHashes.includes(hash) ? undefined : `${name} with ${hash}`;
-}
+/** 1.2.840.113549.1.1.1 and 1.2.840.113549.1.1.7 (RFC 8017, A.1 and A.2.1). */
+const RSA_ENCRYPTION = '1.2.840.113549.1.1.1';
+const RSAES_OAEP = '1.2.840.113549.1.1.7';
+
+/** No RSA key that anybody uses has a larger exponent. */
+const MAX_EXPONENT_BYTES = 6;
 
 /**
  * The RSA key in a SubjectPublicKeyInfo, whether its algorithm is rsaEncryption or, as in some EK certificates,
  * id-RSAES-OAEP, with which OpenSSL would not read the key.
  */
 function rsaPublicKey(info: Buffer): RsaPublicKey | undefined {
-  const [algorithm, bits] = itemsOf(contentOf(info));
-  if (algorithm === undefined || bits === undefined) throw new TypeError('the public key cannot be read');
-  const oid = itemsOf(contentOf(algorithm))[0]?.toString('hex');
-  if (oid !== RSA_ENCRYPTION && oid !== RSAES_OAEP) return undefined;
-  // The first byte of a bit string counts the bits that are left over: none.
-  const key = createPublicKey({ key: contentOf(bits).subarray(1), format: 'der', type: 'pkcs1' });
-  return rsaPublicKeyOf(key);
-}
-
-/** 1.2.840.113549.1.1.1 and 1.2.840.113549.1.1.7 (RFC 8017, A.1 and A.2.1), as DER. */
-const RSA_ENCRYPTION = '06092a864886f70d010101';
-const RSAES_OAEP = '06092a864886f70d010107';
-
-function rsaPublicKeyOf(key: KeyObject): RsaPublicKey {
-  const { n = '', e = '' } = key.export({ format: 'jwk' });
-  return {
-    modulus: Buffer.from(n, 'base64url'),
-    exponent: Number(`0x${Buffer.from(e, 'base64url').toString('hex')}`),
-  };
-}
-
-/** The value of the DER element at the beginning of the bytes. */
-function contentOf(element: Buffer): Buffer {
-  const { start, end } = bounds(element, 0);
-  return element.subarray(start, end);
-}
-
-/** The DER elements that follow each other in the bytes. */
-function itemsOf(content: Buffer): Buffer[] {
-  const items: Buffer[] = [];
-  for (let at = 0; at < content.length;) {
-    const { end } = bounds(content, at);
-    items.push(content.subarray(at, end));
-    at = end;
+  const whole = wholeElement(info, derTag.sequence);
+  const [algorithm, bits] = derElements(info, whole.start, whole.end);
+  if (algorithm === undefined) throw new TypeError('the public key cannot be read');
+  const [oid] = derElements(info, algorithm.start, algorithm.end);
+  const name = oid === undefined ? '' : derObjectIdentifier(contentOf(info, oid));
+  if (name !== RSA_ENCRYPTION && name !== RSAES_OAEP) return undefined;
+  const key = bitsOf(info, bits);
+  const { start, end } = wholeElement(key, derTag.sequence);
+  const [modulus, exponent, ...others] = derElements(key, start, end);
+  const digits = exponent && unsigned(contentOf(key, exponent));
+  if (
+    modulus?.tag !== derTag.integer ||
+    exponent?.tag !== derTag.integer ||
+    others.length > 0 ||
+    digits === undefined ||
+    digits.length === 0 ||
+    digits.length > MAX_EXPONENT_BYTES
+  ) {
+    throw new TypeError('the RSA key cannot be read');
   }
-  return items;
+  return { modulus: unsigned(contentOf(key, modulus)), exponent: digits.readUIntBE(0, digits.length) };
 }
 
-function bounds(bytes: Buffer, at: number): { start: number; end: number } {
-  const first = bytes.readUInt8(at + 1);
-  const lengthBytes = first < 0x80 ? 0 : first & 0x7f;
-  if (lengthBytes > 3) throw new RangeError('a length cannot be read');
-  const length = lengthBytes === 0 ? first : bytes.readUIntBE(at + 2, lengthBytes);
-  const start = at + 2 + lengthBytes;
-  if (start + length > bytes.length) throw new RangeError('an element is longer than what holds it');
-  return { start, end: start + length };
+/** An INTEGER that is not negative, without leading zeros. */
+function unsigned(content: Buffer): Buffer {
+  if (((content[0] ?? 0x80) & 0x80) !== 0) throw new TypeError('a number is negative');
+  const first = content.findIndex((byte) => byte !== 0);
+  return first < 0 ? Buffer.alloc(0) : content.subarray(first);
 }
 
 /** Certificates come from anywhere, and terminals obey what they are shown. */

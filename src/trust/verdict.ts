@@ -1,15 +1,17 @@
 /** Whether an EK is that of a genuine TPM, as far as its certificate tells. */
 import { IotdmError } from '../errors.ts';
-import { buildChain, ekCertificateFault } from './chain.ts';
+import { authorityFault, ChainFinder, ekCertificateFault } from './chain.ts';
 import { parseCertificate, type Certificate, type RsaPublicKey, type TpmAttributes } from './certificate.ts';
 import type { TrustedCertificates } from './roots.ts';
 
 /**
  * `genuine`: the certificate is for this EK and leads to a trusted root. `untrusted`: it does not lead to one, or is
  * damaged, expired or not an EK certificate. `mismatched`: it is for another key. `proof-failed`: the TPM does not
- * hold the private part of its EK.
+ * hold the private part of its EK. `device-not-checked`: the certificate by itself is in order and leads to a trusted
+ * root; no device was there to show that it has this EK.
  */
-export type Verdict = 'genuine' | 'untrusted' | 'mismatched' | 'no-certificate' | 'proof-failed';
+export type Verdict =
+  'genuine' | 'untrusted' | 'mismatched' | 'no-certificate' | 'proof-failed' | 'device-not-checked';
 
 export interface ChainLink {
   /** As RFC 4514 writes it; often empty in an EK certificate. */
@@ -40,32 +42,98 @@ export interface AssessmentInput {
   readonly now: Date;
 }
 
-/** Judges a certificate; never throws for what the certificate holds. */
-export async function assessCertificate(input: AssessmentInput): Promise<Assessment> {
-  const { certificate: der, key, trusted, now } = input;
-  if (der === null) return withoutCertificate('no-certificate', 'there is no EK certificate');
-  let certificate: Certificate;
+/** Judges certificates, many of them at one time; what it learns of their issuers it remembers. */
+export class CertificateJudge {
+  readonly #chains: ChainFinder;
+  readonly #now: Date;
+
+  constructor(trusted: TrustedCertificates, now: Date) {
+    this.#chains = new ChainFinder(trusted, now);
+    this.#now = now;
+  }
+
+  /**
+   * Whether this is the certificate of a genuine TPM with this EK; never throws for what the certificate holds.
+   * @param der null where there is none
+   */
+  judge(der: Buffer | null, key: RsaPublicKey): Assessment {
+    if (der === null) return withoutCertificate('no-certificate', 'there is no EK certificate');
+    const certificate = readable(der);
+    if ('verdict' in certificate) return certificate;
+    if (!isFor(certificate, key)) {
+      return described('mismatched', 'the certificate is for another key than the EK', certificate, [
+        certificate,
+      ]);
+    }
+    return this.#judgeSound(
+      certificate,
+      'genuine',
+      'the certificate is for this EK and leads to a trusted root',
+    );
+  }
+
+  /**
+   * Whether the certificate by itself is that of an EK that DPS takes, from a vendor who is trusted, and names the TPM as
+   * the TCG asks for: `device-not-checked` is the best that can be said without the device. Never throws either.
+   */
+  judgeAlone(der: Buffer): Assessment {
+    const certificate = readable(der);
+    if ('verdict' in certificate) return certificate;
+    const fault = authorityFault(certificate) ?? keyFault(certificate) ?? namesFault(certificate);
+    if (fault !== undefined) return described('untrusted', fault, certificate, [certificate]);
+    return this.#judgeSound(
+      certificate,
+      'device-not-checked',
+      'the certificate is in order and leads to a trusted root; whether a TPM has its key was not checked',
+    );
+  }
+
+  #judgeSound(certificate: Certificate, best: Verdict, reason: string): Assessment {
+    const ownFault = ekCertificateFault(certificate, this.#now);
+    if (ownFault !== undefined) return described('untrusted', ownFault, certificate, [certificate]);
+    const { chain, fault } = this.#chains.find(certificate);
+    if (fault !== undefined) return described('untrusted', fault, certificate, chain);
+    return described(best, reason, certificate, chain);
+  }
+}
+
+/** Judges one certificate; never throws for what it holds. */
+export function assessCertificate({ certificate, key, trusted, now }: AssessmentInput): Assessment {
+  return new CertificateJudge(trusted, now).judge(certificate, key);
+}
+
+function readable(der: Buffer): Certificate | Assessment {
   try {
-    certificate = await parseCertificate(der);
+    return parseCertificate(der);
   } catch (error) {
     if (!(error instanceof IotdmError)) throw error;
     return withoutCertificate('untrusted', `the EK certificate is damaged: ${error.message}`);
   }
-  if (!isFor(certificate, key)) {
-    return described('mismatched', 'the certificate is for another key than the EK', certificate, [
-      certificate,
-    ]);
-  }
-  const ownFault = ekCertificateFault(certificate, now);
-  if (ownFault !== undefined) return described('untrusted', ownFault, certificate, [certificate]);
-  const { chain, fault } = await buildChain(certificate, trusted, now);
-  if (fault !== undefined) return described('untrusted', fault, certificate, chain);
-  return described(
-    'genuine',
-    'the certificate is for this EK and leads to a trusted root',
-    certificate,
-    chain,
+}
+
+/** The only EKs that DPS takes. */
+const EK_MODULUS_BYTES = 256;
+const EK_EXPONENT = 65537;
+
+function keyFault({ rsa }: Certificate): string | undefined {
+  const only = 'and DPS takes RSA 2048 endorsement keys only';
+  if (rsa === undefined) return `the certificate is for a key of another kind than RSA, ${only}`;
+  const bits = rsa.modulus.length * 8 - Math.clz32(rsa.modulus[0] ?? 0) + 24;
+  if (bits !== EK_MODULUS_BYTES * 8) return `the certificate is for an RSA ${bits} key, ${only}`;
+  if (rsa.exponent === EK_EXPONENT) return undefined;
+  return `the certificate is for a key with the exponent ${rsa.exponent}, and that of an endorsement key is ${EK_EXPONENT}`;
+}
+
+/** TCG EK Credential Profile, 3.2.9: all three in the subject alternative name, the manufacturer by its TCG vendor id. */
+function namesFault({ tpmNames }: Certificate): string | undefined {
+  const missing = (['manufacturer', 'model', 'version'] as const).filter(
+    (name) => (tpmNames[name]?.trim() ?? '') === '',
   );
+  if (missing.length > 0) {
+    return `the certificate does not say which TPM it is for: its subject alternative name lacks ${missing.join(', ')}`;
+  }
+  if (/^id:[0-9a-f]{8}$/i.test(tpmNames.manufacturer ?? '')) return undefined;
+  return 'the certificate names no manufacturer by a TCG vendor id, such as id:49465800';
 }
 
 /** Whether the certificate is for this very key. */

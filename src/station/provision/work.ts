@@ -52,7 +52,7 @@ export interface LineParts {
   /** Connects anew. */
   readonly openTpm: () => Promise<HeldTpm>;
   /** Judges the EK certificate. @returns the verdict, such as `genuine` @throws IotdmError where it will not do */
-  readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => Promise<string>;
+  readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => string;
   /** Whether this serial number may belong to this TPM, as far as the station has seen others. @throws IotdmError */
   readonly recognize?: (serialNumber: string | null, registrationId: string) => void;
   /** Into the manifest, on disk when it returns. */

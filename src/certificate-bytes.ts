@@ -1,4 +1,4 @@
-/** An EK certificate as NV indices and vendors' files hold it: with a TCG header before it or padding behind it. */
+/** A certificate as NV indices and vendors' files hold it: with a TCG header before it, or padding behind it. */
 import { derElement, derTag } from './der.ts';
 
 /**
@@ -13,6 +13,9 @@ const FULL_CERTIFICATE = Buffer.from('1002', 'hex');
 
 /** A SEQUENCE whose length takes two bytes. */
 const CERTIFICATE_BEGIN = Buffer.from('3082', 'hex');
+
+/** Tab, line feed, carriage return, end of file as DOS has it, space. */
+const LINE_BYTES: readonly number[] = [0x09, 0x0a, 0x0d, 0x1a, 0x20];
 
 export interface CertificateArea {
   /** DER. */
@@ -31,6 +34,15 @@ export function splitCertificateArea(area: Buffer): CertificateArea | undefined 
   // A certificate is longer than 255 bytes and shorter than 64 KiB, so its length takes two bytes.
   if (element?.tag !== derTag.sequence || element.start !== 4 || element.end > body.length) return undefined;
   return { certificate: body.subarray(0, element.end), hasHeader, rest: body.subarray(element.end) };
+}
+
+/**
+ * Whether bytes behind a certificate say nothing: one byte over and over, whichever it is, as memory is filled with, or
+ * the ends of lines that editors and transfers add.
+ */
+export function isPadding(rest: Buffer): boolean {
+  const [first] = rest;
+  return rest.every((byte) => byte === first) || rest.every((byte) => LINE_BYTES.includes(byte));
 }
 
 /** Whether the bytes begin as TCG_PCCLIENT_STORED_CERT. */
