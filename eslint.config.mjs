@@ -22,7 +22,6 @@ const vendors = {
   'https-proxy-agent': 'imported by src/dps/proxy-agent.ts only',
   koffi: 'koffi is imported by src/tpm/transports/tbs-library.ts only: everything else sees TbsLibrary',
   'csv-parse': 'csv-parse is imported by src/records/csv.ts only',
-  'proper-lockfile': 'proper-lockfile is imported by src/records/file-lock.ts only',
   '@peculiar/x509': 'imported by src/x509.ts only: everybody else calls its loadX509',
   qrcode: 'qrcode is imported by commands/shared/qr-code.ts only: it is presentation',
   chalk: 'chalk is imported by commands/shared/console.ts only: src has no terminal',
@@ -43,7 +42,6 @@ const adapters = {
   'src/dps/entra.ts': ['@azure/identity'],
   'src/dps/proxy-agent.ts': ['https-proxy-agent'],
   'src/records/csv.ts': ['csv-parse'],
-  'src/records/file-lock.ts': ['proper-lockfile'],
   'src/x509.ts': ['@peculiar/x509'],
 };
 

@@ -65,7 +65,8 @@ export function takeProcessLock(
   held.add(lock);
   return {
     release() {
-      if (held.delete(lock)) rmSync(lock, { force: true });
+      // One that was removed by hand may be another process's by now.
+      if (held.delete(lock) && holds(lock, content)) rmSync(lock, { force: true });
     },
   };
 }
@@ -74,6 +75,15 @@ export function takeProcessLock(
 export function holderOfLock(dir: string, name: string): Holder | undefined {
   const text = readState(dir, name);
   return text === undefined ? undefined : livingHolder(text);
+}
+
+function holds(lock: string, content: string): boolean {
+  try {
+    return readFileSync(lock, 'utf8') === content;
+  } catch {
+    // What cannot be read is not ours, and ends with its process.
+    return false;
+  }
 }
 
 function tryLink(from: string, to: string): boolean {

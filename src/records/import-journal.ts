@@ -9,12 +9,11 @@
  */
 
 import { accessSync, constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { IotdmError, isErrorCode, systemErrorCode, type ErrorCode, type ErrorDetails } from '../errors.ts';
 import { takeProcessLock, type ProcessLock } from '../process-lock.ts';
-import { syncDirectory } from './lasting-file.ts';
+import { AppendLog } from './append-log.ts';
 import { formatRanges, readRanges } from './row-ranges.ts';
 
 /** What a row was sent for; its fate is unknown until an outcome follows. */
@@ -241,19 +240,18 @@ export class ImportJournal {
 
   async #readFile(file: JournalFile, identity: ImportIdentity, restart: boolean): Promise<void> {
     let lines = 0;
-    for await (const { text, offset } of file.lines()) {
+    await file.read((text, offset) => {
       lines += 1;
       if (lines === 1) {
         if (!text.startsWith(headerStart.toString())) {
           throw journalError(file, 'is not a journal of an import', { isJournal: false });
         }
-        if (restart) break;
-        const problem = headerProblem(text, identity);
+        const problem = restart ? undefined : headerProblem(text, identity);
         if (problem !== undefined) throw journalError(file, problem);
-      } else if (!this.#replay(text, offset)) {
+      } else if (!restart && !this.#replay(text, offset)) {
         throw journalError(file, `is damaged in line ${lines}`);
       }
-    }
+    });
     if (lines === 0 || restart) await file.begin(`${JSON.stringify({ [title]: schema, ...identity })}\n`);
     else await file.continue();
   }
@@ -347,9 +345,10 @@ class JournalFile {
   readonly path: string;
   /** Gives what is to be written; it will stand at this offset. */
   takeLines: (offset: number) => Buffer = () => Buffer.alloc(0);
-  readonly #handle: FileHandle;
+  readonly #log: AppendLog;
   readonly #lock: ProcessLock;
-  /** Where the next line will stand. */
+  /** Length of the file as it was read, and of the whole lines in it: where the next one will stand. */
+  #size = 0;
   #end = 0;
   #requested = 0;
   #durable = 0;
@@ -358,80 +357,64 @@ class JournalFile {
   #soon: NodeJS.Timeout | undefined;
   #closed = false;
 
-  private constructor(path: string, handle: FileHandle, lock: ProcessLock) {
+  private constructor(path: string, log: AppendLog, lock: ProcessLock) {
     this.path = path;
-    this.#handle = handle;
+    this.#log = log;
     this.#lock = lock;
   }
 
   static async open(path: string): Promise<JournalFile> {
     let lock: ProcessLock | undefined;
-    let handle: FileHandle | undefined;
     try {
       lock = takeLock(path);
-      handle = await openOrMake(path);
-      if (!(await handle.stat()).isFile()) {
-        throw new IotdmError('usage.output-unwritable', `the journal ${path} is not a regular file`, {
-          details: { journal: path },
-        });
-      }
-      await handle.chmod(0o600);
-      return new JournalFile(path, handle, lock);
+      const details = { journal: path };
+      const log = await AppendLog.open(path, 'the journal', { writeThrough: true, details });
+      return new JournalFile(path, log, lock);
     } catch (cause) {
-      await handle?.close();
       lock?.release();
       throw unwritable(path, cause);
     }
   }
 
-  /** The whole lines of the file; a torn one at the end is left out and will be written over. */
-  async *lines(): AsyncGenerator<{ readonly text: string; readonly offset: number }, void> {
-    const { size } = await this.#handle.stat();
-    let held: Buffer = Buffer.alloc(0);
-    let position = 0;
-    while (position < size) {
-      const chunk = Buffer.allocUnsafe(Math.min(readBytes, size - position));
-      const { bytesRead } = await this.#handle.read(chunk, 0, chunk.length, position);
-      if (bytesRead === 0) break;
-      position += bytesRead;
-      const bytes = Buffer.concat([held, chunk.subarray(0, bytesRead)]);
-      let start = 0;
-      for (let end = bytes.indexOf(LF); end !== -1; end = bytes.indexOf(LF, start)) {
-        yield { text: bytes.toString('utf8', start, end), offset: this.#end };
-        this.#end += end + 1 - start;
-        start = end + 1;
-      }
-      held = bytes.subarray(start);
-      if (held.length > longestLine) break;
-    }
+  /**
+   * Reads the whole lines of the file; a torn one at the end is left out and will be written over.
+   * @param take gets each, and where it begins in the file
+   */
+  async read(take: (text: string, offset: number) => void): Promise<void> {
+    const { size, end, tail } = await this.#log.scan(
+      { windowBytes: readBytes, longestLine },
+      (lines, offset) => {
+        for (let start = 0; start < lines.length;) {
+          const next = lines.indexOf(LF, start);
+          take(lines.toString('utf8', start, next), offset + start);
+          start = next + 1;
+        }
+      },
+    );
     // Of a file that was never a journal nothing is dropped: the path may be that of something precious.
-    const isTorn = this.#end === 0 ? mayBeTornHeader(held) : held.length <= longestLine || isZero(held);
-    if (held.length > 0 && !isTorn) yield { text: held.toString('utf8', 0, 1), offset: this.#end };
+    const isTorn = end === 0 ? mayBeTornHeader(tail) : tail.length <= longestLine || isZero(tail);
+    if (tail.length > 0 && !isTorn) take(tail.toString('utf8', 0, 1), end);
+    this.#size = size;
+    this.#end = end;
   }
 
   /** Begins the file anew. */
   async begin(header: string): Promise<void> {
+    await this.#take(0);
     await this.#orUnwritable(async () => {
-      await this.#handle.truncate(0);
-      this.#end = 0;
       await this.#write(Buffer.from(header, 'utf8'));
-      await this.#handle.sync();
-      await syncDirectory(dirname(this.path));
+      await this.#log.syncName();
     });
   }
 
   /** Goes on behind the last whole line. */
   async continue(): Promise<void> {
-    await this.#orUnwritable(async () => {
-      await this.#handle.truncate(this.#end);
-      await this.#handle.sync();
-    });
+    await this.#take(this.#end);
   }
 
   async lineAt(offset: number): Promise<string | undefined> {
-    const bytes = Buffer.allocUnsafe(longestLine);
-    const { bytesRead } = await this.#handle.read(bytes, 0, bytes.length, offset);
-    const end = bytes.subarray(0, bytesRead).indexOf(LF);
+    const bytes = await this.#log.read(offset, longestLine);
+    const end = bytes.indexOf(LF);
     return end === -1 ? undefined : bytes.toString('utf8', 0, end);
   }
 
@@ -462,10 +445,19 @@ class JournalFile {
     clearTimeout(this.#soon);
     try {
       await this.durable().catch(() => undefined);
-      await this.#handle.close();
+      await this.#log.close();
     } finally {
       this.#lock.release();
     }
+  }
+
+  /** The file becomes this import's: until then it may have been anybody's, and is left as it was. */
+  async #take(keep: number): Promise<void> {
+    await this.#orUnwritable(async () => {
+      await this.#log.restrict();
+      if (!(await this.#log.cut({ size: this.#size, keep }))) throw this.#writtenByOthers();
+      this.#size = this.#end = keep;
+    });
   }
 
   async #writeAll(): Promise<void> {
@@ -474,26 +466,25 @@ class JournalFile {
       await setImmediate();
       const taken = this.#requested;
       const bytes = this.takeLines(this.#end);
-      if (bytes.length > 0) {
-        await this.#write(bytes);
-        if (!isWrittenThrough) await this.#handle.datasync();
-      }
+      if (bytes.length > 0) await this.#write(bytes);
       this.#durable = taken;
     } catch (cause) {
       this.#failure = unwritable(this.path, cause) as IotdmError;
-      // Half a line in the midst could never be read again.
-      await this.#handle.truncate(this.#end).catch(() => undefined);
     } finally {
       this.#writing = undefined;
     }
   }
 
   async #write(bytes: Buffer): Promise<void> {
-    for (let done = 0; done < bytes.length;) {
-      const { bytesWritten } = await this.#handle.write(bytes, done, bytes.length - done, this.#end + done);
-      done += bytesWritten;
-    }
-    this.#end += bytes.length;
+    if (!(await this.#log.append(bytes, { size: this.#size }))) throw this.#writtenByOthers();
+    this.#size = this.#end += bytes.length;
+  }
+
+  /** Its lock was removed by hand, or not heeded. */
+  #writtenByOthers(): IotdmError {
+    return new IotdmError('input.locked', `somebody else has written to the journal ${this.path} meanwhile`, {
+      details: { journal: this.path },
+    });
   }
 
   async #orUnwritable(task: () => Promise<void>): Promise<void> {
@@ -502,21 +493,6 @@ class JournalFile {
     } catch (cause) {
       throw unwritable(this.path, cause);
     }
-  }
-}
-
-const { O_RDWR, O_CREAT, O_EXCL } = constants;
-const synchronous = (constants as Partial<typeof constants>).O_DSYNC;
-/** Where the system can, what is written is on disk when the write returns (open(2), O_DSYNC). */
-const isWrittenThrough = synchronous !== undefined;
-
-async function openOrMake(path: string): Promise<FileHandle> {
-  const flags = O_RDWR | (synchronous ?? 0);
-  try {
-    return await open(path, flags);
-  } catch (error) {
-    if (systemErrorCode(error) !== 'ENOENT') throw error;
-    return open(path, flags | O_CREAT | O_EXCL, 0o600);
   }
 }
 

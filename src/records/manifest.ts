@@ -3,11 +3,9 @@
  * chained to the line before it by a hash and on disk before it is reported.
  */
 import { createHash } from 'node:crypto';
-import type { FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { IotdmError, systemErrorCode } from '../errors.ts';
-import { withFileLock, type FileLockOptions } from './file-lock.ts';
-import { openOrCreate, syncDirectory } from './lasting-file.ts';
+import { AppendLog } from './append-log.ts';
+import { withFileLock, type FileLease, type FileLockOptions } from './file-lock.ts';
 
 export interface ManifestTpm {
   readonly manufacturer: string;
@@ -62,6 +60,8 @@ export interface AppendedRecord {
 /** No record comes near: what is longer is some other file. */
 export const MAX_LINE_BYTES = 1024 * 1024;
 const WINDOW_BYTES = 4 * 1024 * 1024;
+/** Under the lock a manifest changes only where somebody does not heed it. */
+const MOST_SCANS = 100;
 const LF = 0x0a;
 const LINE_START = Buffer.from('{"schema":1,');
 
@@ -78,11 +78,11 @@ export async function appendRecord(
   options: FileLockOptions = {},
 ): Promise<AppendedRecord> {
   try {
-    const { handle, created } = await openOrCreate(file);
+    const log = await AppendLog.open(file, 'the manifest');
     try {
-      return await withFileLock(file, () => appendLocked(file, handle, created, identity), options);
+      return await withFileLock(file, (lease) => appendLocked(log, lease, identity), options);
     } finally {
-      await handle.close();
+      await log.close();
     }
   } catch (error) {
     const code = systemErrorCode(error);
@@ -155,38 +155,28 @@ export function lineHash(line: string | Buffer): string {
 }
 
 async function appendLocked(
-  file: string,
-  handle: FileHandle,
-  created: boolean,
+  log: AppendLog,
+  lease: FileLease,
   identity: HarvestedIdentity,
 ): Promise<AppendedRecord> {
-  for (;;) {
-    const scan = await scanManifest(file, handle, identity);
-    if (scan.earlier !== undefined) return { ...scan.earlier, repeated: true, repaired: false };
-    const record: ManifestRecord = { schema: 1, ...identity, previous: scan.lastHash };
-    const addition = `${scan.unterminated ? '\n' : ''}${manifestLine(record)}\n`;
-    // A process that was suspended while it held the lock may wake up after another took it over.
-    if ((await handle.stat()).size !== scan.size) continue;
-    if (scan.keep < scan.size) await handle.truncate(scan.keep);
-    await writeWhole(handle, Buffer.from(addition), scan.keep);
-    await handle.sync();
-    if (created || scan.size === 0) await syncDirectory(dirname(file));
-    const repaired = scan.unterminated || scan.keep < scan.size;
-    return { repeated: false, record, line: scan.lines + 1, repaired };
-  }
-}
-
-/** One write; what a full disk left of it is taken back. */
-async function writeWhole(handle: FileHandle, bytes: Buffer, position: number): Promise<void> {
-  try {
-    const { bytesWritten } = await handle.write(bytes, 0, bytes.length, position);
-    if (bytesWritten < bytes.length) {
-      throw Object.assign(new Error('the file system took only part of the record'), { code: 'ENOSPC' });
+  for (let attempt = 1; attempt <= MOST_SCANS; attempt += 1) {
+    const scan = await scanManifest(log, identity);
+    if (scan.earlier !== undefined) {
+      // Who wrote it may have been stopped before it was on disk, and reported nothing.
+      await log.sync();
+      return { ...scan.earlier, repeated: true, repaired: false };
     }
-  } catch (error) {
-    await handle.truncate(position);
-    throw error;
+    const { size, keep, unterminated } = scan;
+    const record: ManifestRecord = { schema: 1, ...identity, previous: scan.lastHash };
+    const addition = Buffer.from(`${unterminated ? '\n' : ''}${manifestLine(record)}\n`);
+    const assertHeld = (): void => {
+      lease.assertHeld();
+    };
+    if (!(await log.append(addition, { size, keep, assertHeld }))) continue;
+    await log.syncName();
+    return { repeated: false, record, line: scan.lines + 1, repaired: unterminated || keep < size };
   }
+  throw new IotdmError('input.locked', `${log.path} is written to by somebody who does not heed its lock`);
 }
 
 interface Scan {
@@ -200,27 +190,22 @@ interface Scan {
   readonly earlier: { readonly record: ManifestRecord; readonly line: number } | undefined;
 }
 
-async function scanManifest(file: string, handle: FileHandle, identity: HarvestedIdentity): Promise<Scan> {
-  const { size } = await handle.stat();
-  const search = new IdentitySearch(file, identity);
-  let held: Buffer = Buffer.alloc(0);
-  let position = 0;
-  while (position < size) {
-    const window = Buffer.allocUnsafe(Math.min(WINDOW_BYTES, size - position));
-    const { bytesRead } = await handle.read(window, 0, window.length, position);
-    if (bytesRead === 0) break;
-    position += bytesRead;
-    const bytes = Buffer.concat([held, window.subarray(0, bytesRead)]);
-    held = bytes.subarray(search.take(bytes));
-    if (held.length > MAX_LINE_BYTES) throw search.notARecord();
-  }
-  const unterminated = held.length > 0 && parseManifestLine(held.toString('utf8')) !== undefined;
-  if (unterminated) search.take(Buffer.concat([held, Buffer.from('\n')]));
+async function scanManifest(log: AppendLog, identity: HarvestedIdentity): Promise<Scan> {
+  const search = new IdentitySearch(log.path, identity);
+  const { size, end, tail } = await log.scan(
+    { windowBytes: WINDOW_BYTES, longestLine: MAX_LINE_BYTES },
+    (lines) => {
+      search.take(lines);
+    },
+  );
+  if (tail.length > MAX_LINE_BYTES) throw search.notARecord();
+  const unterminated = tail.length > 0 && parseManifestLine(tail.toString('utf8')) !== undefined;
+  if (unterminated) search.take(Buffer.concat([tail, Buffer.from('\n')]));
   // Only what began as a record is dropped: the path may have been that of some other file.
-  else if (held.length > 0 && !mayBeTorn(held)) throw search.notARecord();
+  else if (tail.length > 0 && !mayBeTorn(tail)) throw search.notARecord();
   return {
     size,
-    keep: unterminated ? size : size - held.length,
+    keep: unterminated ? size : end,
     unterminated,
     lines: search.lines,
     lastHash: search.lastHash,
@@ -262,8 +247,8 @@ class IdentitySearch {
     return this.#last === undefined ? null : lineHash(this.#last);
   }
 
-  /** Takes the whole lines at the beginning of these bytes and returns their length. */
-  take(bytes: Buffer): number {
+  /** Takes whole lines, each with its line feed. */
+  take(bytes: Buffer): void {
     const hits = this.#needles.map((needle) => ({ needle, at: bytes.indexOf(needle) }));
     let start = 0;
     for (let end = bytes.indexOf(LF); end !== -1; end = bytes.indexOf(LF, start)) {
@@ -280,7 +265,6 @@ class IdentitySearch {
       this.#last = bytes.subarray(start, end);
       start = end + 1;
     }
-    return start;
   }
 
   notARecord(line = this.lines + 1): IotdmError {

@@ -2,11 +2,9 @@
  * A file of outcomes: one NDJSON record each, appended by any number of stations at once, for its owner only, and on disk
  * before it is reported.
  */
-import type { FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { IotdmError, systemErrorCode } from '../errors.ts';
-import { withFileLock, type FileLockOptions } from './file-lock.ts';
-import { openOrCreate, syncDirectory } from './lasting-file.ts';
+import { AppendLog } from './append-log.ts';
+import { withFileLock, type FileLease, type FileLockOptions } from './file-lock.ts';
 
 /** What is appended: its first member says what kind of file this is. */
 export interface Outcome {
@@ -27,6 +25,8 @@ const LF = 0x0a;
 /** No record comes near. */
 const MAX_LINE_BYTES = 1024 * 1024;
 const WINDOW_BYTES = 1024 * 1024;
+/** Under the lock the file changes only where somebody does not heed it. */
+const MOST_SCANS = 100;
 
 /**
  * @returns whether it was written
@@ -38,11 +38,11 @@ export async function appendOutcome<Entry extends Outcome>(
   options: FileLockOptions = {},
 ): Promise<boolean> {
   try {
-    const { handle, created } = await openOrCreate(file);
+    const log = await AppendLog.open(file, 'the record');
     try {
-      return await withFileLock(file, () => appendLocked(file, handle, created, append), options);
+      return await withFileLock(file, (lease) => appendLocked(log, lease, append), options);
     } finally {
-      await handle.close();
+      await log.close();
     }
   } catch (error) {
     const code = systemErrorCode(error);
@@ -54,55 +54,49 @@ export async function appendOutcome<Entry extends Outcome>(
 }
 
 async function appendLocked<Entry extends Outcome>(
-  file: string,
-  handle: FileHandle,
-  created: boolean,
+  log: AppendLog,
+  lease: FileLease,
   { entry, subject, isNeedless }: OutcomeAppend<Entry>,
 ): Promise<boolean> {
-  const { keep, last } = await scan(file, handle, JSON.stringify(subject));
-  if (last !== undefined && isNeedless(last as Entry)) return false;
-  const bytes = Buffer.from(`${JSON.stringify(entry)}\n`);
-  // What a power loss has cut short was never reported.
-  await handle.truncate(keep);
-  const { bytesWritten } = await handle.write(bytes, 0, bytes.length, keep);
-  if (bytesWritten < bytes.length) {
-    await handle.truncate(keep);
-    throw Object.assign(new Error('the file system took only part of the record'), { code: 'ENOSPC' });
+  const line = Buffer.from(`${JSON.stringify(entry)}\n`);
+  for (let attempt = 1; attempt <= MOST_SCANS; attempt += 1) {
+    const { size, end, last } = await scan(log, JSON.stringify(subject));
+    if (last !== undefined && isNeedless(last as Entry)) {
+      // Who wrote it may have been stopped before it was on disk, and reported nothing.
+      await log.sync();
+      return false;
+    }
+    const assertHeld = (): void => {
+      lease.assertHeld();
+    };
+    if (!(await log.append(line, { size, keep: end, assertHeld }))) continue;
+    await log.syncName();
+    return true;
   }
-  await handle.sync();
-  if (created) await syncDirectory(dirname(file));
-  return true;
+  throw new IotdmError('input.locked', `${log.path} is written to by somebody who does not heed its lock`);
 }
 
-/** The length of the whole records, and the subject's last one. */
+/** The length of the file and of its whole records, and the subject's last one. */
 async function scan(
-  file: string,
-  handle: FileHandle,
+  log: AppendLog,
   needle: string,
-): Promise<{ keep: number; last: unknown }> {
-  const { size } = await handle.stat();
+): Promise<{ readonly size: number; readonly end: number; readonly last: unknown }> {
   let last: unknown;
-  let keep = 0;
-  let held: Buffer = Buffer.alloc(0);
-  for (let position = 0; position < size;) {
-    const window = Buffer.allocUnsafe(Math.min(WINDOW_BYTES, size - position));
-    const { bytesRead } = await handle.read(window, 0, window.length, position);
-    if (bytesRead === 0) break;
-    position += bytesRead;
-    const bytes = Buffer.concat([held, window.subarray(0, bytesRead)]);
-    let start = 0;
-    for (let end = bytes.indexOf(LF); end !== -1; end = bytes.indexOf(LF, start)) {
-      const line = bytes.subarray(start, end);
-      if (!isRecordLike(line)) throw notALog(file);
-      if (line.includes(needle)) last = parsed(file, line);
-      start = end + 1;
-    }
-    keep += start;
-    held = bytes.subarray(start);
-    if (held.length > MAX_LINE_BYTES) throw notALog(file);
-  }
-  if (held.length > 0 && !isRecordLike(held)) throw notALog(file);
-  return { keep, last };
+  const { size, end, tail } = await log.scan(
+    { windowBytes: WINDOW_BYTES, longestLine: MAX_LINE_BYTES },
+    (lines) => {
+      for (let start = 0; start < lines.length;) {
+        const next = lines.indexOf(LF, start);
+        const line = lines.subarray(start, next);
+        if (!isRecordLike(line)) throw notALog(log.path);
+        if (line.includes(needle)) last = parsed(log.path, line);
+        start = next + 1;
+      }
+    },
+  );
+  const isTooLong = tail.length > MAX_LINE_BYTES;
+  if (isTooLong || (tail.length > 0 && !isRecordLike(tail))) throw notALog(log.path);
+  return { size, end, last };
 }
 
 /** As it was begun, or the zeros that a file system leaves after a power loss. */

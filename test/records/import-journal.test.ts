@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
@@ -191,6 +200,7 @@ describe('a journal', () => {
 
   it('is refused for another import, and only begun anew when told so', async () => {
     await filled();
+    chmodSync(path, 0o640);
     const before = readFileSync(path);
     for (const [other, reason] of [
       [
@@ -203,6 +213,7 @@ describe('a journal', () => {
     ] as const) {
       assert.equal(await codeOf(ImportJournal.open(path, other)), `input.journal FILE ${reason}`);
       assert.ok(readFileSync(path).equals(before));
+      assert.equal(statSync(path).mode & 0o777, 0o640);
     }
     const journal = await ImportJournal.open(path, { ...identity, mode: 'delete' }, { restart: true });
     assert.equal(journal.done, 0);
@@ -221,6 +232,7 @@ describe('a journal', () => {
     ]) {
       for (const restart of [false, true]) {
         writeFileSync(path, content);
+        chmodSync(path, 0o644);
         const opened = ImportJournal.open(path, identity, { restart });
         if (content === '{"iotdm') {
           await (await opened).close();
@@ -228,8 +240,30 @@ describe('a journal', () => {
         }
         assert.equal(await codeOf(opened), 'input.journal FILE is not a journal of an import', content);
         assert.equal(readFileSync(path, 'utf8'), content);
+        assert.equal(statSync(path).mode & 0o777, 0o644);
       }
     }
+  });
+
+  it('is written to by nobody else: an import whose lock was not heeded ends', async () => {
+    const journal = await ImportJournal.open(path, identity);
+    await journal.sent('create', [0]);
+    // As an import on another machine does, where somebody has removed the lock.
+    appendFileSync(path, '{"created":"0"}\n');
+    const refused = 'input.locked somebody else has written to the journal FILE meanwhile';
+    assert.equal(await codeOf(journal.sent('create', [2])), refused);
+    assert.equal(await codeOf(journal.flush()), refused);
+    await journal.close();
+    const lines = readFileSync(path, 'utf8').trimEnd().split('\n').slice(1);
+    assert.deepEqual(lines, ['{"create":"0"}', '{"created":"0"}']);
+  });
+
+  it('gives back no lock that has become another’s', async () => {
+    const journal = await ImportJournal.open(path, identity);
+    rmSync(`${path}.lock`);
+    writeFileSync(`${path}.lock`, '{"pid":1,"machine":"another"}');
+    await journal.close();
+    assert.equal(readFileSync(`${path}.lock`, 'utf8'), '{"pid":1,"machine":"another"}');
   });
 
   it('is refused when it is damaged, with the line', async () => {

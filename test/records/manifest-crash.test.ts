@@ -6,11 +6,13 @@ import { readdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as delay } from 'node:timers/promises';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { parseManifestLine } from '../../src/records/manifest.ts';
+import { appendRecord, parseManifestLine } from '../../src/records/manifest.ts';
 import { checkManifests } from '../../src/station/manifest-check.ts';
+import { harvested } from '../fakes/harvested.ts';
 
 let directory: string;
 let program: string;
@@ -132,6 +134,40 @@ describe('a manifest under load', () => {
     );
     // A record may be on disk before its writer could say so, one for each that was killed.
     assert(serials.size <= kept.size + 50);
+    await verify(manifest);
+  });
+
+  it('loses nothing that was reported when a station is stopped, taken for dead, and wakes up', async () => {
+    const manifest = join(directory, 'stopped.ndjson');
+    const sleeper = station(manifest, 0, 1_000_000, 5000);
+    const kept = new Set<number>();
+    let count = 0;
+    const reported = reports(sleeper, () => {
+      count += 1;
+    });
+    go(sleeper);
+    try {
+      for (let round = 0; round < 15; round += 1) {
+        const before = count;
+        while (count === before) await delay(1);
+        await delay(Math.random() * 4);
+        sleeper.kill('SIGSTOP');
+        const number = 2_000_000 + round;
+        await appendRecord(manifest, harvested(number), { staleMs: 40 });
+        kept.add(number);
+        sleeper.kill('SIGCONT');
+      }
+    } finally {
+      sleeper.kill('SIGKILL');
+    }
+    for (const number of await reported) kept.add(number);
+    // What was killed last may have left half a line, and its lock.
+    await appendRecord(manifest, harvested(3_000_000), { staleMs: 40 });
+    const serials = new Set(serialsIn(manifest));
+    assert.deepEqual(
+      [...kept].filter((number) => !serials.has(`SN-${number}`)),
+      [],
+    );
     await verify(manifest);
   });
 });
