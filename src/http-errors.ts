@@ -1,6 +1,6 @@
 /** Turns what becomes of a connection to a service, and the status of its answer, into iotdm's errors. */
 
-import { IotdmError, systemErrorCode, type ErrorCode } from './errors.ts';
+import { IotdmError, systemErrorCode, type Effect, type ErrorCode } from './errors.ts';
 import { redact } from './secret.ts';
 
 /** The code for an HTTP status of 300 or above. */
@@ -13,6 +13,14 @@ export function errorCodeOfStatus(status: number): ErrorCode {
   if (status >= 400 && status < 500) return 'service.invalid';
   if (status >= 500 && status < 600) return 'network.unavailable';
   return 'service.unexpected-answer';
+}
+
+/**
+ * What became of a request that was answered with a status of 300 or above. With 5xx, also 503, whoever answered may have
+ * passed the request on before.
+ */
+export function effectOfStatus(status: number): Effect {
+  return status >= 400 && status < 500 ? 'refused' : 'unknown';
 }
 
 /** Text from outside, fit for one line of a message: no control or formatting characters, no secrets, bounded. */

@@ -7,7 +7,7 @@ import type { ClientRequest, IncomingHttpHeaders } from 'node:http';
 // CommonJS whose exports Node.js cannot name.
 import httpBase, { type Http } from 'azure-iot-http-base';
 import type { Dispatcher } from 'undici';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { IotdmError, systemErrorCode, withEffect } from '../errors.ts';
 import { ServiceConnections, type ConnectionOptions, type HttpConnection } from './service-connections.ts';
 import { connectionError, describeAnswer, refusalError, unexpectedAnswer } from './service-errors.ts';
 import { retryAfterMs } from './service-retry.ts';
@@ -45,7 +45,7 @@ interface Response {
 }
 type Done = (error: Error | null, body?: string, response?: Response) => void;
 type Outcome =
-  | { readonly error: unknown; readonly status: number | undefined }
+  | { readonly error: IotdmError; readonly status: number | undefined }
   | { readonly response: Response; readonly body: string; readonly refused?: true };
 
 const largestAnswer = 16 * 1024 * 1024;
@@ -67,7 +67,7 @@ export class AzureHttp extends httpBase.Http {
 
   /**
    * Called by RestApiClient, which writes the body and ends the request itself. `done` is called once, with an
-   * IotdmError or with the text of an answer that is below 300 and JSON or empty.
+   * IotdmError, which has its effect, or with the text of an answer that is below 300 and JSON or empty.
    */
   override buildRequest(
     method: BuildRequest[0],
@@ -94,13 +94,13 @@ export class AzureHttp extends httpBase.Http {
   }
 
   #send(sent: Dispatcher.DispatchOptions, requestId: string, done: Done): void {
-    const { hostText, clock, onRequest } = this.#options;
+    const { clock, onRequest } = this.#options;
     const startedAt = clock();
     let used: HttpConnection | undefined;
     const exchange = new Exchange(this.#options, (outcome) => {
       this.#underWay.delete(exchange);
       if (used !== undefined) this.#connections.giveBack(used);
-      const failed = 'error' in outcome ? failureOf(hostText, outcome.error) : undefined;
+      const failed = 'error' in outcome ? outcome.error : undefined;
       const status = 'error' in outcome ? outcome.status : outcome.response.statusCode;
       onRequest({
         method: sent.method,
@@ -164,9 +164,16 @@ class Exchange implements Dispatcher.DispatchHandlers {
     return this.#settle === undefined;
   }
 
-  /** Ends it with an error and gives the socket up. */
-  fail(error: unknown): void {
-    this.#end({ error, status: this.#response?.statusCode }, this.#abort);
+  /** Ends it with an error and gives the socket up. The answer, if there is one, is not whole. */
+  fail(error: IotdmError): void {
+    this.#end(this.#unanswered(error), this.#abort);
+  }
+
+  #unanswered(error: IotdmError): Outcome {
+    return {
+      error: withEffect(error, this.#isSent ? 'unknown' : 'none'),
+      status: this.#response?.statusCode,
+    };
   }
 
   /** The timer begins with the socket: waiting for a free one says nothing about the service. */
@@ -224,7 +231,7 @@ class Exchange implements Dispatcher.DispatchHandlers {
     const failure = failureOf(hostText, error);
     // What has been sent may have been taken up, whatever became of the route since.
     const isUnknown = this.#isSent && failure.code === 'network.unreachable';
-    this.#end({ error: isUnknown ? cutOff(hostText, error) : failure, status: this.#response?.statusCode });
+    this.#end(this.#unanswered(isUnknown ? cutOff(hostText, error) : failure));
   }
 
   #end(outcome: Outcome, abort?: () => void): void {

@@ -11,7 +11,7 @@
 import type { IncomingMessage } from 'node:http';
 import type provisioningDevice from 'azure-iot-provisioning-device';
 import type provisioningDeviceHttp from 'azure-iot-provisioning-device-http';
-import { IotdmError } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect } from '../errors.ts';
 import { clockOffsetSeconds, describeClock, isClockOff } from '../http-clock.ts';
 import { challengeOf, registrationAnswer, type Assigned, type Assigning } from './registration-answers.ts';
 import type { RegistrationEvent } from './registration.ts';
@@ -257,7 +257,7 @@ export class RegistrationTransport implements provisioningDevice.TpmProvisioning
     return new IotdmError(
       'auth.clock',
       `${hostText} refused the token, and the clock of this machine is ${describeClock(seconds)}`,
-      { details: { ...failure.details, clockOffsetSeconds: seconds } },
+      { effect: failure.effect, details: { ...failure.details, clockOffsetSeconds: seconds } },
     );
   }
 
@@ -290,9 +290,10 @@ function refusedAnswer(error: unknown): { response: IncomingMessage; body: strin
 /** An answer to a challenge counts once, and whether it has is not known when the connection is cut. */
 type Effect = 'may be repeated' | 'counts once';
 
-/** Whether the connection ended before an answer was there. */
+/** Whether the connection ended between request and answer. */
 function isCut(error: IotdmError): boolean {
-  return error.code === 'network.unavailable' && error.details?.['status'] === undefined;
+  const isAnswered = error.details?.['status'] !== undefined;
+  return error.code === 'network.unavailable' && !isAnswered && mayHaveTakenEffect(error);
 }
 
 function mayRepeat(error: IotdmError, attempt: number): boolean {

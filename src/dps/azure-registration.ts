@@ -222,7 +222,8 @@ function tooLate(host: string, registrationId: string, deadlineMs: number): Iotd
 
 function withDetails(error: IotdmError, details: Readonly<Record<string, unknown>>): IotdmError {
   return new IotdmError(error.code, error.message, {
-    ...(error.cause === undefined ? {} : { cause: error.cause }),
+    cause: error.cause,
+    effect: error.effect,
     details: { ...details, ...error.details },
   });
 }

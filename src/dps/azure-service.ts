@@ -8,7 +8,7 @@ import { createHmac } from 'node:crypto';
 import { setTimeout as wait } from 'node:timers/promises';
 import httpBase, { type RestApiClient } from 'azure-iot-http-base';
 import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
-import { IotdmError } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect, withEffect, type Effect } from '../errors.ts';
 import { AzureHttp, type HttpTrace } from './azure-http.ts';
 import type { BearerToken } from './bearer-token.ts';
 import { registrationIdProblem, type Enrollment, type StoredEnrollment } from './enrollment.ts';
@@ -206,38 +206,39 @@ class AzureService implements ProvisioningService {
     this.#http.close(error);
   }
 
-  /** One call with its repetitions. Only 429 and 503 are repeated: they say that the request was not taken up. */
+  /**
+   * One call with its repetitions. Only 429 and 503 are repeated: they say that the request was not taken up, although not
+   * always in the name of all that it went through. So the effect of the call is unknown once that of one request was.
+   */
   async #call(
     registrationId: string | undefined,
     start: (done: Done) => void,
     attempts = this.#attempts,
   ): Promise<unknown> {
+    let effect: Effect = 'none';
     for (let attempt = 1; ; attempt += 1) {
-      this.#refuseIfClosed();
-      const authorization = await this.#authorization();
-      this.#refuseIfClosed();
+      const authorization = await this.#authorization(effect);
+      if (this.#closed.signal.aborted) throw interrupted(effect);
       this.#rest.updateSharedAccessSignature(authorization);
       try {
         return await answerOf(start);
       } catch (error) {
-        const failure = this.#failure(error, registrationId);
+        let failure = this.#failure(error, registrationId);
+        if (effect === 'unknown') failure = withEffect(failure, effect);
+        if (mayHaveTakenEffect(failure)) effect = 'unknown';
         if (attempt >= attempts || !retriedStatuses.includes(failure.details?.['status'])) throw failure;
         const asked = failure.details?.['retryAfterMs'];
         const isAsked = typeof asked === 'number' && asked > 0;
-        await this.#pause(isAsked ? asked : backoffMs(attempt, this.#random));
+        await this.#pause(isAsked ? asked : backoffMs(attempt, this.#random), effect);
       }
     }
   }
 
-  #refuseIfClosed(): void {
-    if (this.#closed.signal.aborted) throw interrupted();
-  }
-
-  async #pause(ms: number): Promise<void> {
+  async #pause(ms: number, effect: Effect): Promise<void> {
     try {
       await this.#delay(ms, this.#closed.signal);
     } catch (error) {
-      throw this.#closed.signal.aborted ? interrupted() : error;
+      throw this.#closed.signal.aborted ? interrupted(effect) : error;
     }
   }
 
@@ -251,7 +252,8 @@ class AzureService implements ProvisioningService {
     if (isTokenRefused) this.#credentials.token.forget();
     if (registrationId === undefined && !isTokenRefused) return failure;
     return new IotdmError(failure.code, failure.message, {
-      ...(failure.cause === undefined ? {} : { cause: failure.cause }),
+      cause: failure.cause,
+      effect: failure.effect,
       details: {
         ...failure.details,
         ...(registrationId === undefined ? {} : { registrationId }),
@@ -269,14 +271,21 @@ class AzureService implements ProvisioningService {
     }
   }
 
-  /** Never one that expires midway. @throws IotdmError `auth.no-token`, `interrupted.signal` */
-  async #authorization(): Promise<string> {
+  /**
+   * For the next request. Never one that expires midway.
+   * @param effect of what the call has sent so far
+   * @throws IotdmError `auth.no-token`, `interrupted.signal`
+   */
+  async #authorization(effect: Effect): Promise<string> {
     const credentials = this.#credentials;
-    if (!('token' in credentials)) return this.#signature(credentials);
+    const { signal } = this.#closed;
     try {
-      return await credentials.token.authorization(this.#closed.signal);
+      signal.throwIfAborted();
+      if (!('token' in credentials)) return this.#signature(credentials);
+      return await credentials.token.authorization(signal);
     } catch (error) {
-      throw this.#closed.signal.aborted ? interrupted() : error;
+      if (signal.aborted) throw interrupted(effect);
+      throw error instanceof IotdmError ? withEffect(error, effect) : error;
     }
   }
 
@@ -333,6 +342,6 @@ function usableEtag(etag: string): string {
   return etag;
 }
 
-function interrupted(): IotdmError {
-  return new IotdmError('interrupted.signal', 'interrupted before the service had answered');
+function interrupted(effect?: Effect): IotdmError {
+  return new IotdmError('interrupted.signal', 'interrupted before the service had answered', { effect });
 }

@@ -1,7 +1,7 @@
 /** Turns what a service answers, and what becomes of a connection to it, into iotdm's errors. */
 
 import { IotdmError, type ErrorCode, type ErrorDetails } from '../errors.ts';
-import { errorCodeOfStatus, shownText } from '../http-errors.ts';
+import { effectOfStatus, errorCodeOfStatus, shownText } from '../http-errors.ts';
 
 export { connectionError, errorCodeOfStatus, shownText } from '../http-errors.ts';
 
@@ -56,6 +56,7 @@ export function refusalError(host: string, answer: RefusedAnswer): IotdmError {
   const errorCode = said.errorCode ?? headerErrorCode(answer.errorCodeHeader);
   const meaning = `${host} ${meanings[code] ?? 'failed'} (${errorCode ?? answer.status})`;
   return new IotdmError(code, said.message === undefined ? meaning : `${meaning}: ${said.message}`, {
+    effect: effectOfStatus(answer.status),
     details: {
       status: answer.status,
       ...(errorCode === undefined ? {} : { errorCode }),
@@ -74,7 +75,7 @@ export function describeAnswer(status: number, contentType: string | undefined):
 /** An answer that is not the provisioning service's: of another shape, truncated JSON, or a proxy's page. */
 export function unexpectedAnswer(host: string, what: string, details?: ErrorDetails): IotdmError {
   const message = `${host} gave an answer that is not a provisioning service's: ${what}`;
-  return new IotdmError('service.unexpected-answer', message, details === undefined ? {} : { details });
+  return new IotdmError('service.unexpected-answer', message, { details, effect: 'unknown' });
 }
 
 interface ErrorBody {

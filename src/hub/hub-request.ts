@@ -3,9 +3,9 @@ import type { Agent, IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { isIP } from 'node:net';
 import { checkServerIdentity } from 'node:tls';
-import { IotdmError, systemErrorCode, type ErrorCode } from '../errors.ts';
+import { IotdmError, systemErrorCode, withEffect, type ErrorCode } from '../errors.ts';
 import { clockOffsetSeconds, describeClock, isClockOff } from '../http-clock.ts';
-import { connectionError, errorCodeOfStatus, shownText } from '../http-errors.ts';
+import { connectionError, effectOfStatus, errorCodeOfStatus, shownText } from '../http-errors.ts';
 import { secureContextWith } from '../trusted-certificates.ts';
 
 export interface HubTrace {
@@ -56,7 +56,10 @@ export interface HubRequest {
   readonly json?: unknown;
 }
 
-/** @throws IotdmError `network.*`, `service.unexpected-answer`, `interrupted.signal`; a status of any kind is an answer */
+/**
+ * A status of any kind is an answer.
+ * @throws IotdmError `network.*`, `service.unexpected-answer`, `interrupted.signal`, each with its effect
+ */
 export async function send(options: HubOptions, request: HubRequest): Promise<HubAnswer> {
   const { method, resource } = request;
   const path = `${resource}?api-version=${API_VERSION}`;
@@ -64,15 +67,17 @@ export async function send(options: HubOptions, request: HubRequest): Promise<Hu
   const trace = (more: { readonly status: number } | { readonly error: string }): void => {
     options.onRequest?.({ method, path, elapsedMs: performance.now() - started, ...more });
   };
+  const progress = { isSent: false };
   try {
-    const answer = await exchange(options, request, path);
+    const answer = await exchange(options, request, path, progress);
     trace({ status: answer.status });
     return answer;
   } catch (cause) {
-    const error =
+    const failure =
       options.signal?.aborted === true
         ? new IotdmError('interrupted.signal', 'interrupted', { cause })
         : connectionError(hostText(options), cause);
+    const error = withEffect(failure, progress.isSent ? 'unknown' : 'none');
     trace({ error: systemErrorCode(error.cause) ?? error.code });
     throw error;
   }
@@ -82,6 +87,7 @@ function exchange(
   options: HubOptions,
   { method, token, json }: HubRequest,
   path: string,
+  progress: { isSent: boolean },
 ): Promise<HubAnswer> {
   const body = json === undefined ? undefined : Buffer.from(JSON.stringify(json));
   const { hostname, port, ca, agent, timeoutMs, userAgent, signal } = options;
@@ -115,6 +121,15 @@ function exchange(
       reject(new IotdmError('network.unavailable', `the connection to ${hostText(options)} was closed`));
     });
     request.on('error', reject);
+    request.on('socket', (socket) => {
+      // Written to a socket that is not secure yet, the request waits in this process.
+      if (!isBecomingSecure(socket)) progress.isSent = true;
+      else {
+        socket.once('secureConnect', () => {
+          progress.isSent = true;
+        });
+      }
+    });
     request.on('response', (response) => {
       let size = 0;
       const chunks: Buffer[] = [];
@@ -132,6 +147,10 @@ function exchange(
     });
     request.end(body);
   });
+}
+
+function isBecomingSecure(socket: object): boolean {
+  return 'secureConnecting' in socket && socket.secureConnecting === true;
 }
 
 const meanings: Partial<Record<ErrorCode, string>> = {
@@ -154,7 +173,7 @@ export function refusal(options: HubOptions, { status, headers }: HubAnswer): Io
     return new IotdmError(
       'auth.clock',
       `${hostText(options)} refused the token, and the clock of this machine is ${describeClock(seconds)}`,
-      { details: { status, service: 'hub', clockOffsetSeconds: seconds } },
+      { effect: 'refused', details: { status, service: 'hub', clockOffsetSeconds: seconds } },
     );
   }
   const meaning = meanings[code];
@@ -163,6 +182,7 @@ export function refusal(options: HubOptions, { status, headers }: HubAnswer): Io
     code,
     `${hostText(options)} ${meaning} (${said === undefined ? status : `${status} ${said}`})`,
     {
+      effect: effectOfStatus(status),
       details: { status, service: 'hub', ...(said === undefined ? {} : { hubErrorCode: said }) },
     },
   );
@@ -173,7 +193,7 @@ export function unexpected(options: HubOptions, what: string): IotdmError {
   return new IotdmError(
     'service.unexpected-answer',
     `${hostText(options)} gave an answer that is not an IoT Hub's: ${what}`,
-    { details: { service: 'hub' } },
+    { effect: 'unknown', details: { service: 'hub' } },
   );
 }
 

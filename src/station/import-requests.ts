@@ -7,7 +7,7 @@ import { setMaxListeners } from 'node:events';
 import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
 import type { Governor } from '../dps/governor.ts';
 import type { BulkMode, BulkResult, ProvisioningService } from '../dps/service.ts';
-import { IotdmError } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect } from '../errors.ts';
 
 /** What a bulk request counts as: one operation, or one for each enrollment in it. Azure does not document which. */
 export type BulkCost = 'request' | 'enrollment';
@@ -159,7 +159,7 @@ export class Requests {
         if (this.#answers === 0 && isAboutTheHost(error)) throw error;
         this.#giveUpInTime(kind, error);
         if (error.code === 'network.throttled') continue;
-        if (error.code !== 'network.unreachable') throw new FateUnknown(error);
+        if (mayHaveTakenEffect(error)) throw new FateUnknown(error);
         await this.backOff(attempt);
       }
     }
@@ -222,7 +222,7 @@ export class Requests {
     throw new IotdmError(
       error.code,
       `${error.message}; nothing got through for ${Math.round(forMs / 1000)} s`,
-      { cause: error, ...(error.details === undefined ? {} : { details: error.details }) },
+      { cause: error, details: error.details },
     );
   }
 }

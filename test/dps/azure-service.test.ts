@@ -331,6 +331,50 @@ describe('bulk answers', () => {
   });
 });
 
+describe('the effect of a call that fails', () => {
+  it('is what its answer says', async () => {
+    for (const [answer, code, effect] of [
+      [answering(400, { errorCode: 400004 }), 'service.invalid', 'refused'],
+      [answering(401, {}), 'auth.refused', 'refused'],
+      [answering(409, {}), 'service.conflict', 'refused'],
+      [answering(500, {}), 'network.unavailable', 'unknown'],
+      [answering(504, {}), 'network.unavailable', 'unknown'],
+      // Neither a page nor a broken answer is the service's word.
+      [answering(403, '<html>', { 'content-type': 'text/html' }), 'service.unexpected-answer', 'unknown'],
+      [answering(302, ''), 'service.unexpected-answer', 'unknown'],
+      [answering(200, '{"a":'), 'service.unexpected-answer', 'unknown'],
+      [answering(200, []), 'service.unexpected-answer', 'unknown'],
+    ] as const) {
+      server.answer(answer);
+      const error = await failure(open().create(enrollment));
+      assert.deepEqual([error.code, error.effect], [code, effect]);
+    }
+  });
+
+  it('stays unknown once one of its requests may have been carried out', async () => {
+    server.answer(answering(429, {}), answering(409, {}));
+    assert.equal((await failure(open().create(enrollment))).effect, 'refused');
+    // Whoever said 503 may have passed the request on, which then is in its own way.
+    server.answer(answering(503, {}), answering(409, {}));
+    const error = await failure(open().create(enrollment));
+    assert.deepEqual([error.code, error.effect], ['service.conflict', 'unknown']);
+    for (const [status, effect] of [
+      [429, 'none'],
+      [503, 'unknown'],
+    ] as const) {
+      server.answer(answering(status, {}));
+      const service = open({
+        delay: (_ms, signal) => {
+          service.close();
+          return Promise.reject(new Error(String(signal.reason)));
+        },
+      });
+      const left = await failure(service.create(enrollment));
+      assert.deepEqual([left.code, left.effect], ['interrupted.signal', effect], String(status));
+    }
+  });
+});
+
 describe('lists', () => {
   const page = (seeds: readonly number[], token?: string) =>
     answering(
@@ -418,6 +462,7 @@ describe('connections', () => {
         });
         const error = await failure(service.find('x'));
         assert.equal(error.code, 'network.unavailable', `${cut} after ${JSON.stringify(answer)}`);
+        assert.equal(error.effect, 'unknown');
       }
     }
     assert.equal(traces.length, 8, 'one outcome for each request');
@@ -435,7 +480,7 @@ describe('connections', () => {
         if (answer !== '') socket.write(answer);
       });
       const error = await failure(service.find('x'));
-      assert.equal(error.code, 'network.timeout');
+      assert.deepEqual([error.code, error.effect], ['network.timeout', 'unknown']);
       assert.match(error.message, /within 0\.04 s$/);
     }
   });
@@ -448,7 +493,7 @@ describe('connections', () => {
     try {
       const service = open({ host: `127.0.0.1:${address.port}`, connectTimeoutMs: 40 });
       const error = await failure(service.find('x'));
-      assert.equal(error.code, 'network.timeout');
+      assert.deepEqual([error.code, error.effect], ['network.timeout', 'none']);
       assert.match(error.message, /secure connection within/);
     } finally {
       silent.close();
@@ -462,7 +507,7 @@ describe('connections', () => {
     assert.ok(typeof address === 'object' && address !== null);
     await new Promise((resolve) => closed.close(resolve));
     const error = await failure(open({ host: `127.0.0.1:${address.port}` }).find('x'));
-    assert.equal(error.code, 'network.unreachable');
+    assert.deepEqual([error.code, error.effect], ['network.unreachable', 'none']);
     assert.match(
       error.message,
       /^127\.0\.0\.1:\d+ cannot be reached: nothing listens there \(ECONNREFUSED\)$/,
@@ -488,7 +533,7 @@ describe('connections', () => {
       const impostor = await startLyingServer(identities[name]);
       try {
         const error = await failure(open({ host: impostor.host, ca: impostor.ca }).find('x'));
-        assert.equal(error.code, 'network.tls', name);
+        assert.deepEqual([error.code, error.effect], ['network.tls', 'none'], name);
         assert.match(error.message, reasons[name]);
         assert.ok(error.message.includes(impostor.host));
         assert.equal(impostor.requests.length, 0, 'nothing is sent');
@@ -624,7 +669,8 @@ describe('connections', () => {
       const call = failure(open().create(enrollment));
       while (server.requests.length === sent) await new Promise((resolve) => setImmediate(resolve));
       client?.destroy(Object.assign(new Error(code), { code, syscall: 'read' }));
-      assert.equal((await call).code, 'network.unavailable', code);
+      const { code: found, effect } = await call;
+      assert.deepEqual([found, effect], ['network.unavailable', 'unknown'], code);
     }
   });
 
@@ -651,11 +697,16 @@ describe('connections', () => {
   it('end with close(), and with them every call under way', async () => {
     const service = open({ maxSockets: 1 });
     server.answer(() => undefined);
+    const sent = server.requests.length;
     const calls = [failure(service.find('a')), failure(service.find('b'))];
-    await new Promise((resolve) => setImmediate(resolve));
+    while (server.requests.length === sent) await new Promise((resolve) => setImmediate(resolve));
     service.close();
-    for (const error of await Promise.all(calls)) assert.equal(error.code, 'interrupted.signal');
-    assert.equal((await failure(service.find('c'))).code, 'interrupted.signal');
+    const ended = [...(await Promise.all(calls)), await failure(service.find('c'))];
+    assert.deepEqual(
+      ended.map(({ code, effect }) => [code, effect]),
+      // The first one was sent, the second waited for its connection, the third came too late.
+      ['unknown', 'none', 'none'].map((effect) => ['interrupted.signal', effect]),
+    );
 
     let waiting: () => void = () => undefined;
     const isWaiting = new Promise<void>((resolve) => (waiting = resolve));

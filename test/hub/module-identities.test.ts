@@ -144,6 +144,26 @@ describe('the identity of a module', () => {
     server.answer(() => {
       interrupt.abort();
     });
-    await assert.rejects(ask(interrupt.signal), { code: 'interrupted.signal' });
+    await assert.rejects(ask(interrupt.signal), { code: 'interrupted.signal', effect: 'unknown' });
+    await assert.rejects(ask(interrupt.signal), { code: 'interrupted.signal', effect: 'none' });
+  });
+
+  it('that could not be had has an error with its effect', async () => {
+    const effect = async (...answers: Answerer[]): Promise<unknown> => (await failure(...answers)).effect;
+    assert.equal(await effect((socket) => socket.destroy()), 'unknown');
+    assert.equal(await effect(missing, (socket) => socket.end('HTTP/1.1 200 OK\r\n')), 'unknown');
+    assert.equal(await effect(answering(401, {})), 'refused');
+    assert.equal(await effect(answering(500, {})), 'unknown');
+    assert.equal(await effect(answering(200, '[]')), 'unknown');
+    const closed = await startLyingServer();
+    await closed.close();
+    const nobody = { hostname: '127.0.0.1', port: closed.port, ca: closed.ca };
+    const stranger = { hostname: '127.0.0.1', port: server.port };
+    for (const host of [nobody, stranger]) {
+      await assert.rejects(
+        readOrCreateModule({ ...host, timeoutMs: 5000, userAgent: 'iotdm/test' }, 'd', 'm', token),
+        { effect: 'none' },
+      );
+    }
   });
 });

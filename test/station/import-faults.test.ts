@@ -125,6 +125,22 @@ describe('a request of which nobody knows whether it took effect', () => {
     }
   }
 
+  it('is not one that was not sent: it is sent again, and nothing is looked up', async () => {
+    for (const code of ['network.unreachable', 'network.timeout', 'network.proxy'] as const) {
+      const service = new MemoryService();
+      let armed = 1;
+      // Not the first of all, after which a host that cannot be reached is given up.
+      service.intercept = ({ ids }) => {
+        if (ids.includes('device-0013') && armed-- > 0) {
+          throw new IotdmError(code, 'no connection', { effect: 'none' });
+        }
+      };
+      assert.deepEqual(counts(await run(service, 'create', fleet(15))), { created: 15 });
+      const sent = service.log.map(({ operation }) => operation);
+      assert.deepEqual(sent, ['bulk create', 'bulk create', 'bulk create'], code);
+    }
+  });
+
   it('of an update is written once, and not over what somebody else wrote meanwhile', async () => {
     for (const where of ['intercept', 'interceptAnswer'] as const) {
       const service = new MemoryService();
@@ -247,7 +263,7 @@ describe('a request that fails again and again', () => {
   });
 
   it('because the host is not there is not waited for at the beginning, and later is', async () => {
-    const gone = () => new IotdmError('network.unreachable', 'nothing listens there');
+    const gone = () => new IotdmError('network.unreachable', 'nothing listens there', { effect: 'none' });
     const service = new MemoryService();
     service.intercept = () => {
       throw gone();
@@ -540,7 +556,7 @@ describe('a service that fails at random', () => {
         () => refusal(429001, 'slow'),
         () => new IotdmError('network.throttled', 'slow', { details: { retryAfterMs: 2000 } }),
         () => new IotdmError('network.timeout', 'late'),
-        () => new IotdmError('network.unreachable', 'gone'),
+        () => new IotdmError('network.unreachable', 'gone', { effect: 'none' }),
       ] as const),
     );
     const isRefused = (error: IotdmError): boolean =>
