@@ -4,13 +4,14 @@ import { IotdmError } from '../src/errors.ts';
 import { registrationIdOf } from '../src/tpm/endorsement-key.ts';
 import type { HarvestLabels, HarvestOptions as HarvestJob } from '../src/station/harvest.ts';
 import type { Context } from './shared/context.ts';
+import type { CsvFileOptions } from './shared/csv-options.ts';
 import { batchOptions, describeBatch, harvestBatch, type BatchResult } from './shared/harvest-batch.ts';
 import { CommandError } from './shared/failure.ts';
 import { trustPolicies, variableNote, type LineSettings, type TrustPolicy } from './shared/line-settings.ts';
 import { enforce, readRoots, rootsOption } from './shared/trust.ts';
 import { table, type Verb } from './shared/verb.ts';
 
-export interface HarvestOptions {
+export interface HarvestOptions extends CsvFileOptions {
   readonly manifest?: string;
   readonly serial?: string;
   readonly deviceId?: string;

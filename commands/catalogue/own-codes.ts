@@ -42,6 +42,34 @@ function notAssignedFix(details: Readonly<Record<string, unknown>>): string {
   return `look at the enrollment with: iotdm enrollment show ${id}; check in the portal that an IoT Hub is linked with a valid key and, with custom allocation, that its function works; then run the same command again`;
 }
 
+/** Commands that read CSV say with --encoding what a file is. */
+function encodingFix({ command }: Situation): string {
+  const save = 'save the file as "CSV UTF-8"';
+  return /^iotdm (?:enrollment (?:import|export)|harvest|provision)$/.test(command)
+    ? `${save}, or say what it is with --encoding, such as --encoding windows-1252 or --encoding utf-16le`
+    : `${save}, or in UTF-8 where it is no CSV`;
+}
+
+/** By what a spreadsheet has done to values, the one that is worst to mend first. */
+const spreadsheetFixes: readonly (readonly [RegExp, string])[] = [
+  [
+    /number|date/,
+    'take the values from their source again, into a column whose format is Text before they come in (Excel: Data, From Text/CSV, type Text), and save as "CSV UTF-8"',
+  ],
+  [/narrow/, 'make the column wider, or format it as Text, and save as "CSV UTF-8" again'],
+  [/error/, 'mend the formulas in these cells, or put values in their place, and save as "CSV UTF-8" again'],
+];
+
+function rowsFix(faults: unknown): string {
+  const damages = Array.isArray(faults)
+    ? faults.map((fault) => String((fault as { damage?: unknown }).damage))
+    : [];
+  const [, fix] = spreadsheetFixes.find(([kind]) => damages.some((damage) => kind.test(damage))) ?? [];
+  return fix === undefined
+    ? 'nothing was sent: mend these rows and run the same command again'
+    : `nothing was sent: ${fix}; where these values are meant as they stand: --as-text`;
+}
+
 export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'internal.unexpected': {
     meaning: 'something happened that nobody foresaw',
@@ -113,7 +141,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'input.invalid': {
     meaning: 'an input file is not what it should be; nothing was touched',
     cause: 'another format than the command expects, or a damaged file',
-    fix: help,
+    fix: (situation) =>
+      situation.details['encoding'] === 'unknown' ? encodingFix(situation) : help(situation),
   },
   'input.locked': {
     meaning: 'another process holds the lock of the file',
@@ -164,7 +193,7 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'input.rows': {
     meaning: 'rows of the input are faulty; nothing was sent',
     cause: 'a mistyped identity or key in the rows that are named',
-    fix: 'nothing was sent: mend these rows and run the same command again',
+    fix: ({ details }) => rowsFix(details['faults']),
   },
   'input.barcode': {
     meaning: 'what came from the barcode scanner is no serial number; the device was not touched',

@@ -10,6 +10,7 @@ import { bundleParts, hashed, isBundleName } from '../../src/station/bundle.ts';
 import { readCheckedRows, type InputFormat, type InputSource } from '../../src/station/enrollment-input.ts';
 import { readStationSigner } from '../../src/station/station-key.ts';
 import type { Context } from '../shared/context.ts';
+import { csvOptions, textColumnsOption } from '../shared/csv-options.ts';
 import {
   faultsOption,
   verifyKeyOption,
@@ -68,6 +69,8 @@ export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, Enrollm
         inputFormats,
       ),
       ignoreUnknownColumnsOption(),
+      ...csvOptions(),
+      textColumnsOption(),
       faultsOption(),
       verifyKeyOption(),
     ],

@@ -52,7 +52,8 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'whatever ended it, and tries failed rows once more. With credentials, --dry-run compares every row with the ' +
     'service and says what would be done.\n\n' +
     'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, provisioningStatus, allocationPolicy, iotEdge, ' +
-    'reprovision (migrate, reset, never), tags.*, desired.*, serialNumber.',
+    'reprovision (migrate, reset, never), tags.*, desired.*, serialNumber. In CSV, ids and serial numbers that a ' +
+    'spreadsheet has turned into 3.57E+14, Mar-17 or #REF! are refused unless --as-text.',
   examples: [
     'iotdm enrollment import devices.csv',
     'iotdm enrollment import shift-1.ndjson shift-2.ndjson --json',

@@ -9,12 +9,13 @@ import type { StepName } from '../../src/station/provision/steps.ts';
 import type { TargetDefaults } from '../../src/station/harvest-targets.ts';
 import { hubHostOption } from '../shared/hub.ts';
 import type { Context } from '../shared/context.ts';
+import { csvOptions, type CsvFileOptions } from '../shared/csv-options.ts';
 import { CommandError } from '../shared/failure.ts';
 import { parseSteps, trustPolicies, variableNote, type TrustPolicy } from '../shared/line-settings.ts';
 import { registrationOptions, type RegistrationSettings } from '../shared/registration.ts';
 import { rootsOption } from '../shared/trust.ts';
 
-export interface ProvisionOptions extends RegistrationSettings {
+export interface ProvisionOptions extends RegistrationSettings, CsvFileOptions {
   readonly serial?: string;
   readonly loop?: boolean;
   readonly targets?: string;
@@ -76,6 +77,7 @@ export function provisionOptions(): Option[] {
       '--concurrency <n>',
       `with --targets: devices under way at once (default: ${DEFAULT_CONCURRENCY})`,
     ),
+    ...csvOptions('with --targets: '),
     new Option(
       '--manifest <file>',
       `the manifest of harvest, made where there is none${variableNote('manifest')}`,

@@ -4,7 +4,7 @@ import type { HarvestTarget } from '../../src/station/harvest-targets.ts';
 import type { LineSummary } from '../../src/station/provision/line.ts';
 import type { Context } from '../shared/context.ts';
 import { refuseRows } from '../shared/enrollment-options.ts';
-import { warnOfCommands } from '../shared/harvest-batch.ts';
+import { targetsInput, warnOfCommands } from '../shared/harvest-batch.ts';
 import { count, table } from '../shared/verb.ts';
 import { openLine } from './parts.ts';
 import type { ProvisionOptions, ProvisionPlan } from './plan.ts';
@@ -36,8 +36,7 @@ export async function provisionTargets(
     import('../../src/station/harvest-targets.ts'),
     import('../../src/station/provision/line.ts'),
   ]);
-  const name = file === '-' ? '<stdin>' : file;
-  const check = await readTargets({ name, open: () => context.openInput(file) }, plan.labels);
+  const check = await readTargets(targetsInput(context, file, options), plan.labels, options);
   if (check.faultCount > 0) throw refuseRows(context, check);
   const { targets } = check;
   await warnOfCommands(context, file, check);

@@ -8,16 +8,21 @@ import {
   checkEnrollmentInput,
   describeFault,
   fileInput,
+  type ColumnNotice,
   type InputCheck,
   type InputFormat,
   type InputSource,
+  type SeenCell,
 } from '../../src/station/enrollment-input.ts';
+import { shownText } from '../../src/station/enrollment-columns.ts';
 import type { Context } from './context.ts';
 import { BundleOpener } from './bundle-input.ts';
+import { encodingOf, type CsvFileOptions } from './csv-options.ts';
 import { defaultFaultReport, FaultReport } from './fault-report.ts';
 
-export interface InputFileOptions {
+export interface InputFileOptions extends CsvFileOptions {
   readonly ignoreUnknownColumns?: boolean;
+  readonly textColumns?: readonly string[];
   readonly faults?: string;
   readonly verifyKey?: string;
 }
@@ -54,6 +59,7 @@ export async function withCheckedInput<T>(
   options: InputFileOptions,
   task: (sources: readonly InputSource[], check: InputCheck) => Promise<T>,
 ): Promise<T> {
+  const encoding = encodingOf(options);
   const sources: InputSource[] = [];
   let spool: string | undefined;
   try {
@@ -64,10 +70,10 @@ export async function withCheckedInput<T>(
         sources.push(...bundle);
       } else if (file === '-') {
         spool ??= await spoolStdin(context);
-        const kept = fileInput(spool, format);
+        const kept = fileInput(spool, format, encoding);
         sources.push({ ...kept, name: '<stdin>' });
       } else {
-        sources.push(fileInput(file, format));
+        sources.push(fileInput(file, format, encoding));
       }
     }
     const { check, report } = await checkAndReport(context, sources, files, options);
@@ -104,6 +110,7 @@ async function checkAndReport(
   };
   try {
     const check = await checkEnrollmentInput(sources, options, (fault) => attempt(() => report.add(fault)));
+    for (const notice of check.notices) context.console.warn(describeNotice(notice));
     const isNeeded = wanted !== undefined || check.faultCount > SHOWN_FAULTS;
     if (isNeeded) await attempt(() => report.finish());
     return { check, report: isNeeded && state.isWritable ? report.path : undefined };
@@ -113,13 +120,32 @@ async function checkAndReport(
   }
 }
 
+function describeNotice(notice: ColumnNotice): string {
+  const { column } = notice;
+  switch (notice.kind) {
+    case 'mixed': {
+      const { number, text } = notice;
+      const seen = `${shownCell(number)} a number, ${shownCell(text)} a text`;
+      return `cells of ${column} become numbers and texts (${seen}): --text-columns ${column} makes all of them texts`;
+    }
+    case 'shortened':
+      return `${column} holds ${shownCell(notice.seen)}, which a spreadsheet has shortened if it was a long number`;
+    case 'absent':
+      return `--text-columns names ${column}, and no file has such a column`;
+  }
+}
+
+function shownCell({ cell, file, line }: SeenCell): string {
+  return `${shownText(cell)} in ${file}:${line}`;
+}
+
 /**
  * Prints the faults and returns the error that ends the command.
  * @param report the file that holds all of them, where there is one
  */
 export function refuseRows(
   context: Context,
-  { faults, faultCount, rows }: Omit<InputCheck, 'seal'>,
+  { faults, faultCount, rows }: Pick<InputCheck, 'faults' | 'faultCount' | 'rows'>,
   report?: string,
 ): IotdmError {
   // A single fault stands in the error line itself.

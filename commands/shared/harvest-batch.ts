@@ -9,11 +9,13 @@ import type {
   TargetsCheck,
   TargetsSummary,
 } from '../../src/station/harvest-targets.ts';
+import type { InputSource } from '../../src/station/enrollment-input.ts';
 import type { Context } from './context.ts';
+import { csvOptions, encodingOf, type CsvFileOptions } from './csv-options.ts';
 import { refuseRows } from './enrollment-options.ts';
 import { table } from './verb.ts';
 
-export interface BatchOptions {
+export interface BatchOptions extends CsvFileOptions {
   readonly manifest: string;
   readonly targets: string;
   readonly concurrency: string;
@@ -32,13 +34,14 @@ export function batchOptions(): Option[] {
       'deviceId',
     ]),
     new Option('--concurrency <n>', 'with --targets: devices under way at once').default('8'),
+    ...csvOptions('with --targets: '),
   ];
 }
 
 /** Checks all rows, then harvests. @throws IotdmError `input.rows`, `partial.rows-failed`, what `harvestTargets` throws */
 export async function harvestBatch(
   context: Context,
-  { manifest, targets: file, concurrency }: BatchOptions,
+  { manifest, targets: file, concurrency, ...csv }: BatchOptions,
   defaults: TargetDefaults,
   verification: Pick<HarvestOptions, 'judge'>,
 ): Promise<BatchResult> {
@@ -47,8 +50,7 @@ export async function harvestBatch(
   }
   const limit = parseConcurrency(concurrency);
   const { harvestTargets, readTargets } = await import('../../src/station/harvest-targets.ts');
-  const name = file === '-' ? '<stdin>' : file;
-  const check = await readTargets({ name, open: () => context.openInput(file) }, defaults);
+  const check = await readTargets(targetsInput(context, file, csv), defaults, csv);
   if (check.faultCount > 0) throw refuseRows(context, check);
   const { targets } = check;
   await warnOfCommands(context, file, check);
@@ -66,6 +68,16 @@ export async function harvestBatch(
     },
   });
   return orPartial(context, { ...summary, manifest });
+}
+
+/** The file of targets. @throws CommandError `usage.invalid` for its encoding */
+export function targetsInput(context: Context, file: string, options: CsvFileOptions): InputSource {
+  const encoding = encodingOf(options);
+  return {
+    name: file === '-' ? '<stdin>' : file,
+    open: () => context.openInput(file),
+    ...(encoding === undefined ? {} : { encoding }),
+  };
 }
 
 export function describeBatch(result: BatchResult, { console: { style } }: Context): string {

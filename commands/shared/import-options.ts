@@ -2,6 +2,7 @@
 import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
 import { importModes, type BulkCost, type ImportMode } from '../../src/station/import.ts';
+import { csvOptions, textColumnsOption } from './csv-options.ts';
 import {
   faultsOption,
   ignoreUnknownColumnsOption,
@@ -58,6 +59,8 @@ export const importOptions: readonly Option[] = [
   new Option('--report <file>', 'write a CSV with every row and what has become of it'),
   new Option('--force', 'also write over or delete what somebody else changed meanwhile'),
   ignoreUnknownColumnsOption(),
+  ...csvOptions(),
+  textColumnsOption(),
   faultsOption(),
   verifyKeyOption(),
 ];

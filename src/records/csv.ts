@@ -4,7 +4,7 @@
  * separators, which is what csv-parse makes of it in ten times the time.
  */
 import { CsvError, parse } from 'csv-parse/sync';
-import { IotdmError } from '../errors.ts';
+import type { IotdmError } from '../errors.ts';
 import { inputError, MAX_ROW_BYTES, readText, tooLong } from './text-source.ts';
 
 export interface CsvRow {
@@ -12,8 +12,25 @@ export interface CsvRow {
   readonly line: number;
   /** Unquoted; white space around a cell that is not in quotes is gone. */
   readonly cells: readonly string[];
+  /** What is wrong with its quotes; the row has no cells then. */
+  readonly problem?: QuoteProblem;
   /** Where a cell begins, both 1-based, columns in characters. A cell that the row lacks begins at its end. */
   place(cell: number): { line: number; column: number };
+}
+
+/** A quote that cannot be read. */
+export interface QuoteProblem {
+  readonly line: number;
+  readonly column: number;
+  /** 0-based: the cell in which it stands. */
+  readonly cell: number;
+  /** Lower case, without a full stop. */
+  readonly message: string;
+}
+
+export interface CsvOptions {
+  /** A label of the WHATWG's Encoding standard; without one, UTF-8, or UTF-16 with its byte order mark. */
+  readonly encoding?: string;
 }
 
 /** What stands between the cells; where a comma is the decimal sign, spreadsheets write semicolons. */
@@ -24,24 +41,27 @@ type Separator = (typeof separators)[number];
  * The rows of a CSV file, header included: separated by what separates the cells of its first row (comma, semicolon or
  * tab, or what a line `sep=;` of Excel names before it), `"` around a cell and doubled inside it, LF or CR LF, spaces
  * around cells, a byte order mark at the beginning of the file or of a row (concatenated files). Blank lines are
- * skipped. Rows may differ in length.
+ * skipped. Rows may differ in length. A row whose quotes are stray or never closed says so, and where, in place of its
+ * cells.
  * @param name of the file, for messages
- * @throws IotdmError `input.invalid` for what is not text, stray or unclosed quotes, and rows over 1 MiB
+ * @throws IotdmError `input.invalid` for what is not text in its encoding, and for rows over 1 MiB
  */
 export async function* readCsv(
   source: AsyncIterable<Buffer>,
   name: string,
+  options: CsvOptions = {},
 ): AsyncGenerator<CsvRow, void, undefined> {
-  for await (const batch of readCsvBatches(source, name)) yield* batch;
+  for await (const batch of readCsvBatches(source, name, options)) yield* batch;
 }
 
 /** The same, a batch for what each piece of the file completed: to hand over single rows costs more than to read them. */
 export async function* readCsvBatches(
   source: AsyncIterable<Buffer>,
   name: string,
+  { encoding }: CsvOptions = {},
 ): AsyncGenerator<readonly CsvRow[], void, undefined> {
   const splitter = new RowSplitter(name);
-  for await (const chunk of readText(source, name, 'a CSV file')) {
+  for await (const chunk of readText(source, name, 'a CSV file', encoding)) {
     const batch = splitter.split(chunk.toString('utf8'));
     if (batch.length > 0) yield batch;
   }
@@ -77,6 +97,8 @@ interface OpenRow {
   readonly line: number;
   readonly lines: string[];
   bytes: number;
+  /** Undefined while it is not known yet what separates the cells. */
+  readonly quotes: QuoteScan | undefined;
 }
 
 /** Cuts text into rows, whatever the pieces in which it comes. */
@@ -96,7 +118,7 @@ class RowSplitter {
 
   split(piece: string): readonly CsvRow[] {
     const text = this.#rest === '' ? piece : this.#rest + piece;
-    const batch = new Batch(this.#name);
+    const batch = new Batch();
     let start = 0;
     for (let end = text.indexOf('\n', this.#rest.length); end !== -1; end = text.indexOf('\n', start)) {
       this.#takeLine(text.slice(start, end), batch);
@@ -108,11 +130,14 @@ class RowSplitter {
   }
 
   end(): readonly CsvRow[] {
-    const batch = new Batch(this.#name);
+    const batch = new Batch();
     if (this.#rest !== '') this.#takeLine(this.#rest, batch);
-    if (this.#open !== undefined) {
-      const message = 'a quote is opened here and never closed';
-      throw inputError(this.#name, this.#open.line, 1, message);
+    const open = this.#open;
+    if (open !== undefined) {
+      const row = open.lines.join('\n');
+      const separator = this.#separatorOf(row);
+      const quotes = open.quotes ?? new QuoteScan(separator, open.line).take(row);
+      batch.addBroken(row, open.line, separator, quotes.problem ?? quotes.unclosed());
     }
     return batch.rows();
   }
@@ -123,24 +148,45 @@ class RowSplitter {
     this.#number += 1;
     const hasQuote = line.includes('"');
     if (this.#open !== undefined) {
-      this.#continueRow(this.#open, line, hasQuote && isOdd(countQuotes(line)), batch);
+      this.#continueRow(this.#open, line, hasQuote, batch);
       return;
     }
     const text = line.startsWith('\ufeff') ? line.slice(1) : line;
     if (isBlank(text) || (this.#separator === undefined && this.#namesSeparator(text))) return;
     if (!hasQuote) batch.addPlain(text, number, this.#separatorOf(text));
     else if (!isOdd(countQuotes(text))) batch.addQuoted(text, number, this.#separatorOf(text));
-    else this.#open = { line: number, lines: [text], bytes: Buffer.byteLength(text) + 1 };
+    else this.#openRow(text, number, batch);
   }
 
-  #continueRow(open: OpenRow, line: string, closes: boolean, batch: Batch): void {
+  /** A quote is left over: the row goes on in the next line, unless the quote stands where none can. */
+  #openRow(text: string, line: number, batch: Batch): void {
+    const separator = this.#separator;
+    const quotes = separator === undefined ? undefined : new QuoteScan(separator, line).take(text);
+    if (separator !== undefined && quotes?.problem !== undefined) {
+      batch.addBroken(text, line, separator, quotes.problem);
+    } else {
+      this.#open = { line, lines: [text], bytes: Buffer.byteLength(text) + 1, quotes };
+    }
+  }
+
+  #continueRow(open: OpenRow, line: string, hasQuote: boolean, batch: Batch): void {
+    const { quotes } = open;
     open.lines.push(line);
     open.bytes += Buffer.byteLength(line) + 1;
-    if (open.bytes > MAX_ROW_BYTES) throw inputError(this.#name, open.line, 1, rowTooLong(!closes));
-    if (!closes) return;
+    const isWhole =
+      quotes === undefined
+        ? hasQuote && isOdd(countQuotes(line))
+        : !quotes.takeNextLine(line, hasQuote).isOpen;
+    if (open.bytes > MAX_ROW_BYTES) {
+      const { line: at, column } = quotes?.opened ?? { line: open.line, column: 1 };
+      throw inputError(this.#name, at, column, rowTooLong(!isWhole));
+    }
+    if (!isWhole) return;
     this.#open = undefined;
     const row = open.lines.join('\n');
-    batch.addQuoted(row, open.line, this.#separatorOf(row));
+    const separator = this.#separatorOf(row);
+    if (quotes?.problem === undefined) batch.addQuoted(row, open.line, separator);
+    else batch.addBroken(row, open.line, separator, quotes.problem);
   }
 
   /** Excel's own line before the header, which names the separator and is no row. */
@@ -168,13 +214,8 @@ class RowSplitter {
 
 /** The rows of one piece of text, in its order; those with quotes go through the parser together. */
 class Batch {
-  readonly #name: string;
   readonly #rows: TextRow[] = [];
   readonly #quoted: TextRow[] = [];
-
-  constructor(name: string) {
-    this.#name = name;
-  }
 
   addPlain(text: string, line: number, separator: Separator): void {
     const row = new TextRow(text, line, separator);
@@ -188,10 +229,18 @@ class Batch {
     this.#quoted.push(row);
   }
 
+  addBroken(text: string, line: number, separator: Separator, problem: QuoteProblem): void {
+    const row = new TextRow(text, line, separator);
+    row.problem = problem;
+    this.#rows.push(row);
+  }
+
   rows(): readonly CsvRow[] {
     const cells = parseTogether(this.#quoted);
     for (const [index, row] of this.#quoted.entries()) {
-      row.cells = cells?.[index] ?? parseAlone(row, this.#name);
+      const found = cells?.[index];
+      if (found === undefined) parseAlone(row);
+      else row.cells = found;
     }
     return this.#rows;
   }
@@ -202,6 +251,7 @@ class TextRow implements CsvRow {
   readonly text: string;
   readonly separator: Separator;
   cells: readonly string[] = [];
+  problem?: QuoteProblem;
 
   constructor(text: string, line: number, separator: Separator) {
     this.text = text;
@@ -255,17 +305,14 @@ function parseTogether(rows: readonly TextRow[]): string[][] | undefined {
   }
 }
 
-function parseAlone({ text, line, separator }: TextRow, name: string): string[] {
+function parseAlone(row: TextRow): void {
+  const { text, line, separator } = row;
   try {
-    const [row] = parseStrict(`${text}\n`, separator);
-    return row ?? [];
+    [row.cells = []] = parseStrict(`${text}\n`, separator);
   } catch (error) {
     if (!(error instanceof CsvError)) throw error;
-    const problem = quoteProblem(text, line, separator);
-    throw new IotdmError('input.invalid', `${name}:${problem.line}:${problem.column}: ${problem.message}`, {
-      cause: error,
-      details: { file: name, line: problem.line, column: problem.column },
-    });
+    const message = 'the quotes in this row do not fit together';
+    row.problem = new QuoteScan(separator, line).take(text).problem ?? { line, column: 1, cell: 0, message };
   }
 }
 
@@ -328,24 +375,69 @@ function cellPlace(record: string, line: number, wanted: number, separator: Sepa
   return cursor;
 }
 
-/** Why the parser refuses a record, and where. Quotes are all that it can refuse. */
-function quoteProblem(record: string, line: number, separator: Separator): Cursor & { message: string } {
-  const cursor: Cursor = { line, column: 1 };
-  let state: 'before' | 'plain' | 'quoted' | 'after' = 'before';
-  for (const character of record) {
-    if (state === 'quoted') {
-      if (character === '"') state = 'after';
-    } else if (character === '"') {
-      if (state === 'plain')
-        return { ...cursor, message: 'a quote stands inside a cell that does not begin with one' };
-      state = 'quoted';
-    } else if (character === separator) {
-      state = 'before';
-    } else if (character.trim() !== '') {
-      if (state === 'after') return { ...cursor, message: 'something follows the closing quote of a cell' };
-      state = 'plain';
-    }
-    advance(cursor, character);
+/** Follows the quotes through a row: whether one is open at its end, and where one stands that the parser refuses. */
+class QuoteScan {
+  readonly #separator: Separator;
+  readonly #cursor: Cursor;
+  #state: 'before' | 'plain' | 'quoted' | 'after' = 'before';
+  #cell = 0;
+  #opened: Cursor;
+  problem: QuoteProblem | undefined;
+
+  constructor(separator: Separator, line: number) {
+    this.#separator = separator;
+    this.#cursor = { line, column: 1 };
+    this.#opened = { line, column: 1 };
   }
-  return { line, column: 1, message: 'the quotes in this row do not fit together' };
+
+  get isOpen(): boolean {
+    return this.#state === 'quoted' && this.problem === undefined;
+  }
+
+  /** Where the quote stands that was opened last. */
+  get opened(): Readonly<Cursor> {
+    return this.#opened;
+  }
+
+  unclosed(): QuoteProblem {
+    return { ...this.#opened, cell: this.#cell, message: 'a quote is opened here and never closed' };
+  }
+
+  takeNextLine(line: string, hasQuote: boolean): this {
+    advance(this.#cursor, '\n');
+    return hasQuote || !this.isOpen ? this.take(line) : this;
+  }
+
+  take(text: string): this {
+    for (const character of text) {
+      if (this.#state === 'quoted') {
+        if (character === '"') this.#state = 'after';
+      } else if (character === '"') {
+        if (this.#state === 'plain') return this.#fail(strayQuote);
+        if (this.#state === 'before') this.#opened = { ...this.#cursor };
+        this.#state = 'quoted';
+      } else if (character === this.#separator) {
+        this.#state = 'before';
+        this.#cell += 1;
+      } else if (character.trim() !== '') {
+        if (this.#state === 'after') return this.#fail(this.#followed());
+        this.#state = 'plain';
+      }
+      advance(this.#cursor, character);
+    }
+    return this;
+  }
+
+  #followed(): string {
+    const { line } = this.#opened;
+    const which = line === this.#cursor.line ? 'a cell' : `the cell that begins in line ${line}`;
+    return `something follows the closing quote of ${which}: a quote in a cell in quotes is written twice`;
+  }
+
+  #fail(message: string): this {
+    this.problem = { ...this.#cursor, cell: this.#cell, message };
+    return this;
+  }
 }
+
+const strayQuote = 'a quote stands inside a cell that does not begin with one: 5" is written "5"""';

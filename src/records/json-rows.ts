@@ -29,13 +29,15 @@ export interface BrokenJsonRow extends Place {
 
 /**
  * One JSON value a line; blank lines are skipped, LF or CR LF.
+ * @param encoding as for `readText`
  * @throws IotdmError `input.invalid` for what is not UTF-8 text and for lines over 1 MiB
  */
 export async function* readNdjson(
   source: AsyncIterable<Buffer>,
   name: string,
+  encoding?: string,
 ): AsyncGenerator<JsonRow | BrokenJsonRow, void, undefined> {
-  for await (const batch of readLines(source, name, 'an NDJSON file')) {
+  for await (const batch of readLines(source, name, 'an NDJSON file', encoding)) {
     for (const line of batch) {
       const text = (beginsWithBom(line.bytes) ? line.bytes.subarray(3) : line.bytes).toString('utf8');
       if (text.trim() !== '') yield parseRow(text, { line: line.number, column: 1 });
@@ -52,9 +54,10 @@ export async function* readNdjson(
 export async function* readJsonElements(
   source: AsyncIterable<Buffer>,
   name: string,
+  encoding?: string,
 ): AsyncGenerator<JsonRow | BrokenJsonRow, void, undefined> {
   const splitter = new ElementSplitter(name);
-  for await (const chunk of readText(source, name, 'a JSON file')) {
+  for await (const chunk of readText(source, name, 'a JSON file', encoding)) {
     for (const element of splitter.split(chunk)) yield parseRow(element.text, element);
   }
   splitter.end();

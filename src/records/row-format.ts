@@ -8,13 +8,18 @@ export const rowFormats: readonly RowFormat[] = ['csv', 'ndjson', 'json'];
 /** How much of a file is looked at: more than the first line of any manifest. */
 const HEAD_BYTES = 64 * 1024;
 
-/** The format of a source, and the source again from its first byte. @throws IotdmError `input.unreadable` */
+/**
+ * The format of a source, and the source again from its first byte.
+ * @param encoding as for `readText`
+ * @throws IotdmError `input.unreadable`
+ */
 export async function detectRowFormat(
   source: AsyncIterable<Buffer>,
   name: string,
+  encoding?: string,
 ): Promise<{ format: RowFormat; whole: AsyncIterable<Buffer> }> {
   const { head, whole } = await peek(readable(source, name), HEAD_BYTES);
-  return { format: rowFormatOf(name, head), whole };
+  return { format: rowFormatOf(name, head, encoding), whole };
 }
 
 /**
@@ -22,8 +27,8 @@ export async function detectRowFormat(
  * first line holds all of it, otherwise one of several indented objects.
  * @param head the first bytes of the file
  */
-export function rowFormatOf(name: string, head: Buffer): RowFormat {
-  const text = textOfHead(head).trimStart();
+export function rowFormatOf(name: string, head: Buffer, encoding?: string): RowFormat {
+  const text = textOfHead(head, encoding).trimStart();
   const named = formatOfName(name);
   if (text.startsWith('[')) return named === 'ndjson' ? 'ndjson' : 'json';
   if (text.startsWith('{')) {

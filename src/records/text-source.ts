@@ -1,7 +1,7 @@
 /**
- * Text files as factories send them, read piece by piece: UTF-8, and UTF-16 with a byte order mark, which is what Excel
- * calls "Unicode text". Refuses what is not text with the reason, and gives the rest as checked chunks of UTF-8 or as
- * numbered lines of bounded length.
+ * Text files as factories send them, read piece by piece: UTF-8, UTF-16 with a byte order mark, which is what Excel
+ * calls "Unicode text", and the encoding that somebody names. Refuses what is not text with the reason, and gives the
+ * rest as checked chunks of UTF-8 or as numbered lines of bounded length.
  */
 import { isUtf8 } from 'node:buffer';
 import { IotdmError, systemErrorCode } from '../errors.ts';
@@ -41,25 +41,42 @@ export function tooLong(text: string): boolean {
   return text.length * 3 > MAX_ROW_BYTES && Buffer.byteLength(text) > MAX_ROW_BYTES;
 }
 
-/** The beginning of a file as text, whatever of its encodings it is in; a character that is cut off is left out. */
-export function textOfHead(head: Buffer): string {
-  return new TextDecoder(utf16Of(head) ?? 'utf-8').decode(head, { stream: true });
+/**
+ * The beginning of a file as text, whatever of its encodings it is in; a character that is cut off is left out.
+ * @param encoding as for `readText`
+ */
+export function textOfHead(head: Buffer, encoding?: string): string {
+  return new TextDecoder(utf16Of(head) ?? encoding ?? 'utf-8').decode(head, { stream: true });
+}
+
+/**
+ * What an encoding is called by whoever decodes it, or undefined for a label that means nothing here.
+ * @param label one of the WHATWG's Encoding standard, such as `utf-16le`, `windows-1252` or `latin1`
+ */
+export function encodingOfLabel(label: string): string | undefined {
+  try {
+    return new TextDecoder(label).encoding;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
  * The chunks of a text file: UTF-8 that is whole at every chunk's end, without NUL bytes and without the byte order
  * mark at the beginning.
  * @param kind what the file should be, with its article: `a CSV file`
+ * @param encoding of a file without a byte order mark, as `encodingOfLabel` gives it; without one it is UTF-8
  * @throws IotdmError `input.invalid` naming what the file looks like, `input.unreadable` when the source fails
  */
 export async function* readText(
   source: AsyncIterable<Buffer>,
   name: string,
   kind: string,
+  encoding?: string,
 ): AsyncGenerator<Buffer, void, undefined> {
   let held: Buffer = Buffer.alloc(0);
   let at: Position | undefined;
-  for await (const chunk of inUtf8(readable(source, name), name, kind)) {
+  for await (const chunk of inUtf8(readable(source, name), name, kind, encoding)) {
     const bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
     const end = at === undefined && bytes.length < SIGNATURE_BYTES ? 0 : wholeCharacters(bytes);
     held = bytes.subarray(end);
@@ -80,11 +97,12 @@ export async function* readLines(
   source: AsyncIterable<Buffer>,
   name: string,
   kind: string,
+  encoding?: string,
 ): AsyncGenerator<readonly TextLine[], void, undefined> {
   let pieces: Buffer[] = [];
   let pending = 0;
   let number = 1;
-  for await (const chunk of readText(source, name, kind)) {
+  for await (const chunk of readText(source, name, kind, encoding)) {
     const batch: TextLine[] = [];
     let start = 0;
     for (let end = chunk.indexOf(LF); end !== -1; end = chunk.indexOf(LF, start)) {
@@ -177,30 +195,36 @@ function utf16Of(head: Buffer): Utf16 | undefined {
   return mark === 0xfeff ? 'utf-16be' : undefined;
 }
 
-/** UTF-16 with its byte order mark as UTF-8; anything else as it is. */
+/** UTF-16 with its byte order mark, and a named encoding, as UTF-8; anything else as it is. */
 async function* inUtf8(
   source: AsyncIterable<Buffer>,
   name: string,
   kind: string,
+  named: string | undefined,
 ): AsyncGenerator<Buffer, void> {
-  const { head, whole } = await peek(source, 2);
-  const encoding = utf16Of(head);
+  const { head, whole } = await peek(source, SIGNATURE_BYTES);
+  const marked = utf16Of(head);
+  const encoding = marked ?? (beginsWithBom(head) || named === 'utf-8' ? undefined : named);
   if (encoding === undefined) {
     yield* whole;
     return;
   }
+  checkSignature(head, name, kind);
   const decoder = new TextDecoder(encoding, { fatal: true });
   let line = 1;
   const decode = (bytes?: Buffer): Buffer => {
     try {
-      const text = Buffer.from(
-        bytes === undefined ? decoder.decode() : decoder.decode(bytes, { stream: true }),
-      );
-      line += countLineFeeds(text);
-      return text;
+      const text = bytes === undefined ? decoder.decode() : decoder.decode(bytes, { stream: true });
+      const utf8 = Buffer.from(encoding === WINDOWS_1252 ? withoutControls(text) : text);
+      line += countLineFeeds(utf8);
+      return utf8;
     } catch (cause) {
-      const message = `${name} is not ${kind}: it begins as UTF-16, and at line ${line} or soon after it is not`;
-      throw new IotdmError('input.invalid', message, { cause, details: { file: name, line } });
+      const begins = marked === undefined ? `it was to be read as ${encoding}` : 'it begins as UTF-16';
+      const message = `${name} is not ${kind}: ${begins}, and at line ${line} or soon after it is not`;
+      throw new IotdmError('input.invalid', message, {
+        cause,
+        details: { file: name, line, encoding: 'unknown' },
+      });
     }
   };
   for await (const chunk of whole) {
@@ -209,6 +233,19 @@ async function* inUtf8(
   }
   const rest = decode();
   if (rest.length > 0) yield rest;
+}
+
+const WINDOWS_1252 = 'windows-1252';
+
+/** What the bytes 0x80 to 0x9f are in Windows-1252; a space where they are nothing. */
+const WINDOWS_1252_SIGNS = '€ ‚ƒ„…†‡ˆ‰Š‹Œ Ž  ‘’“”•–—˜™š›œ žŸ';
+
+/** Versions of Node.js decode Windows-1252 as if it were ISO 8859-1, whose control characters these would be. */
+function withoutControls(text: string): string {
+  return text.replaceAll(/[\u0080-\u009f]/g, (control) => {
+    const sign = WINDOWS_1252_SIGNS[control.charCodeAt(0) - 0x80] ?? ' ';
+    return sign === ' ' ? control : sign;
+  });
 }
 
 function checkSignature(bytes: Buffer, name: string, kind: string): void {
@@ -242,20 +279,42 @@ function checkText(piece: Buffer, first: Position | undefined, name: string, kin
   if (nul !== -1) {
     const { line, column } = positionAfter(bytes.subarray(0, nul), first);
     const what = `this is not ${kind}: it holds NUL bytes, as binary files do, and UTF-16 text without a byte order mark`;
-    throw inputError(name, line, column, what);
+    throw new IotdmError('input.invalid', `${name}:${line}:${column}: ${what}`, {
+      details: { file: name, line, column, encoding: 'unknown' },
+    });
   }
   if (isUtf8(bytes)) return bytes;
+  const end = endOfUtf8(bytes);
+  const { line, column } = positionAfter(bytes.subarray(0, end), first);
+  const byte = bytes.subarray(end, end + 1);
+  const sign = withoutControls(byte.toString('latin1'));
+  const shown = /[\u0080-\u00a0\u00ad]/.test(sign)
+    ? ''
+    : `, which is "${sign}" in the Windows code page 1252`;
+  const problem = `this is not ${kind} in UTF-8: the byte 0x${byte.toString('hex')} stands here${shown}`;
+  throw new IotdmError('input.invalid', `${name}:${line}:${column}: ${problem}`, {
+    details: { file: name, line, column, encoding: 'unknown' },
+  });
+}
+
+/** Where the bytes cease to be UTF-8: at a character's beginning. */
+function endOfUtf8(bytes: Buffer): number {
   let end = 0;
   for (let feed = bytes.indexOf(LF); feed !== -1; feed = bytes.indexOf(LF, feed + 1)) {
     if (!isUtf8(bytes.subarray(end, feed))) break;
     end = feed + 1;
   }
-  const { line } = positionAfter(bytes.subarray(0, end), first);
-  throw new IotdmError(
-    'input.invalid',
-    `${name} is not ${kind}: line ${line} holds bytes that are not UTF-8`,
-    { details: { file: name, line } },
-  );
+  for (;;) {
+    const next = end + lengthOfCharacter(bytes[end] ?? 0);
+    if (next > bytes.length || !isUtf8(bytes.subarray(end, next))) return end;
+    end = next;
+  }
+}
+
+/** In bytes, by the first of them. */
+function lengthOfCharacter(lead: number): number {
+  if (lead < 0xc0) return 1;
+  return lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
 }
 
 function countLineFeeds(bytes: Buffer): number {
@@ -270,7 +329,7 @@ function wholeCharacters(bytes: Buffer): number {
     const byte = bytes[bytes.length - back] ?? 0;
     if (byte < 0x80) return bytes.length;
     if (byte >= 0xc0) {
-      const needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+      const needed = lengthOfCharacter(byte);
       return needed > back ? bytes.length - back : bytes.length;
     }
   }

@@ -1,10 +1,14 @@
 /** Enrollments from CSV: the header names the columns, each row is checked by RowDraft. */
 import { readCsvBatches, type CsvRow } from '../records/csv.ts';
 import { inputError } from '../records/text-source.ts';
+import type { ColumnWatch, TwinColumnWatch } from './column-watch.ts';
+import { CsvShape } from './csv-shape.ts';
 import { columnOfName, keyFields, nameOfColumn, unknownColumn, type Column } from './enrollment-columns.ts';
 import type { FaultyRow, InputOptions, ReadRow } from './enrollment-rows.ts';
 import { twinPathProblem, twinValueOfCell } from './initial-twin.ts';
 import { RowDraft } from './row-draft.ts';
+import { errorValueIn, identityDamage, type Damage, type LongNumbers } from './spreadsheet-damage.ts';
+import { textColumnOf } from './text-columns.ts';
 
 /** Longer than any field's name, with the spaces that people put into it. */
 const MAX_FIELD_NAME = 40;
@@ -12,15 +16,18 @@ const MAX_FIELD_NAME = 40;
 /**
  * The rows of a CSV file, a batch for each piece of it. A header that cannot be used is one item with `isHeader`, after
  * which the file ends.
+ * @param encoding as for `readText`
+ * @param watch is shown the columns of the file
  * @throws IotdmError as `readCsv`, and `input.invalid` for a header without rows
  */
 export async function* readCsvEnrollments(
   source: AsyncIterable<Buffer>,
-  name: string,
+  { name, encoding }: { readonly name: string; readonly encoding?: string },
   options: InputOptions,
+  watch?: ColumnWatch,
 ): AsyncGenerator<readonly ReadRow[], void> {
-  const reader = new CsvReader(name, options);
-  for await (const batch of readCsvBatches(source, name)) {
+  const reader = new CsvReader(name, options, watch);
+  for await (const batch of readCsvBatches(source, name, encoding === undefined ? {} : { encoding })) {
     const rows: ReadRow[] = [];
     for (const row of batch) {
       if (!reader.isAtEnd) reader.take(row, rows);
@@ -31,54 +38,74 @@ export async function* readCsvEnrollments(
   reader.finish();
 }
 
+/** A column and how its cells are read. */
+interface HeaderColumn {
+  /** Undefined for what is left out: it has no name, or an unknown one. */
+  readonly meaning: Column | undefined;
+  /** What a spreadsheet has made of a cell in it, or undefined; for columns in which that is looked for. */
+  readonly damageOf?: (cell: string) => Damage | undefined;
+  readonly numbers?: LongNumbers;
+  readonly isText?: boolean;
+  readonly watch?: TwinColumnWatch;
+}
+
+interface Header {
+  readonly columns: readonly HeaderColumn[];
+  readonly shape: CsvShape;
+}
+
 class CsvReader {
   readonly #name: string;
   readonly #options: InputOptions;
-  #columns: readonly (Column | undefined)[] | undefined;
+  readonly #watch: ColumnWatch | undefined;
+  #header: Header | undefined;
   #headerLine = 0;
   #rows = 0;
   isAtEnd = false;
 
-  constructor(name: string, options: InputOptions) {
+  constructor(name: string, options: InputOptions, watch: ColumnWatch | undefined) {
     this.#name = name;
     this.#options = options;
+    this.#watch = watch;
   }
 
   take(row: CsvRow, rows: ReadRow[]): void {
     // Spreadsheets write rows of commas below the last one.
-    if (row.cells.every((cell) => cell === '')) return;
-    const columns = this.#columns;
-    if (columns !== undefined && !isHeader(row.cells, columns)) {
-      rows.push(csvRow(row, columns, this.#name));
+    if (row.problem === undefined && row.cells.every((cell) => cell === '')) return;
+    const header = this.#header;
+    if (header !== undefined && !isHeader(row.cells, header.columns)) {
+      rows.push(csvRow(row, header, this.#name));
       this.#rows += 1;
       return;
     }
     // In concatenated files the header stands before each part, and may differ.
-    const header = readHeader(row, this.#name, this.#options);
-    if ('faults' in header) {
-      rows.push(header);
+    const found = readHeader(row, this.#name, this.#options, this.#watch);
+    if ('faults' in found) {
+      rows.push(found);
       this.isAtEnd = true;
     } else {
-      this.#columns = header.columns;
+      this.#header = found;
       this.#headerLine = row.line;
     }
   }
 
   finish(): void {
-    if (this.#columns === undefined || this.#rows > 0) return;
+    if (this.#header === undefined || this.#rows > 0) return;
     throw inputError(this.#name, this.#headerLine, 1, 'this names the columns, and no row follows it');
   }
 }
 
 /** Whether a row names columns: all its cells do, or one where a key should stand names a key. */
-function isHeader(cells: readonly string[], columns: readonly (Column | undefined)[]): boolean {
+function isHeader(cells: readonly string[], columns: readonly HeaderColumn[]): boolean {
   // A key has hundreds of characters: the names need not be looked at in a row that holds one.
-  if (columns.some((column, index) => isKeyColumn(column) && (cells[index] ?? '').length > MAX_FIELD_NAME))
+  if (
+    columns.some(({ meaning }, index) => isKeyColumn(meaning) && (cells[index] ?? '').length > MAX_FIELD_NAME)
+  )
     return false;
   const named = cells.map(columnOfName);
   return (
-    columns.some((column, index) => isKeyColumn(column) && isKeyColumn(named[index])) ||
-    (named.some(isKeyColumn) && !named.includes(undefined))
+    columns.some(({ meaning }, index) => isKeyColumn(meaning) && isKeyColumn(named[index])) ||
+    (named.some(isKeyColumn) && named.every((column, index) => column !== undefined || cells[index] === ''))
   );
 }
 
@@ -90,8 +117,13 @@ function readHeader(
   row: CsvRow,
   file: string,
   options: InputOptions,
-): FaultyRow | { columns: readonly (Column | undefined)[] } {
+  watch: ColumnWatch | undefined,
+): FaultyRow | Header {
   const draft = new RowDraft(file, row.line);
+  if (row.problem !== undefined) {
+    draft.fault(null, row.problem, row.problem.message);
+    return draft.faulty(true);
+  }
   const columns = row.cells.map(columnOfName);
   const named = new Set<string>();
   if (columns.every((column) => column === undefined)) {
@@ -99,11 +131,12 @@ function readHeader(
     draft.fault(null, row.place(0), problem);
     return draft.faulty(true);
   }
+  const { ignoreUnknownColumns = false } = options;
   for (const [index, column] of columns.entries()) {
     const written = row.cells[index] ?? '';
     const place = row.place(index);
     if (column === undefined) {
-      if (options.ignoreUnknownColumns !== true)
+      if (!ignoreUnknownColumns && written !== '')
         draft.fault(written, place, unknownColumn(written, index + 1));
       continue;
     }
@@ -118,23 +151,68 @@ function readHeader(
     const missing = 'the column endorsementKey is missing (or ekCertificate, or publicKey)';
     draft.fault('endorsementKey', { line: row.line, column: null }, missing);
   }
-  return draft.hasFaults ? draft.faulty(true) : { columns };
+  if (draft.hasFaults) return draft.faulty(true);
+  const names = columns.map((column, index) =>
+    column === undefined ? (row.cells[index] ?? '') : nameOfColumn(column),
+  );
+  return {
+    columns: columns.map((column) => headerColumn(column, file, options, watch)),
+    shape: new CsvShape(names, { ignoreUnnamed: ignoreUnknownColumns }),
+  };
 }
 
-function csvRow(row: CsvRow, columns: readonly (Column | undefined)[], file: string): ReadRow {
+/** Columns whose values are the device's name: what a spreadsheet makes of a long number or of a code. */
+const identityFields: ReadonlySet<string> = new Set(['registrationId', 'deviceId', 'serialNumber']);
+
+function headerColumn(
+  meaning: Column | undefined,
+  file: string,
+  { asText = false, textColumns = [] }: InputOptions,
+  watch: ColumnWatch | undefined,
+): HeaderColumn {
+  if (meaning === undefined) return { meaning };
+  const name = nameOfColumn(meaning);
+  if (meaning.kind === 'field') {
+    if (asText || !identityFields.has(meaning.field)) return { meaning };
+    const numbers = watch?.numbers(file, name);
+    return { meaning, damageOf: identityDamage, ...(numbers === undefined ? {} : { numbers }) };
+  }
+  const textColumn = textColumnOf(name, textColumns);
+  if (textColumn !== undefined) watch?.isText(textColumn);
+  return {
+    meaning,
+    isText: textColumn !== undefined,
+    ...(asText ? {} : { damageOf: errorValueIn }),
+    ...(textColumn !== undefined || watch === undefined ? {} : { watch: watch.twin(name) }),
+  };
+}
+
+function csvRow(row: CsvRow, { columns, shape }: Header, file: string): ReadRow {
   const draft = new RowDraft(file, row.line);
-  const { cells } = row;
-  if (cells.length !== columns.length) {
-    const place = row.place(Math.min(cells.length, columns.length));
-    draft.fault(null, place, `the row has ${cells.length} cells, the header has ${columns.length}`);
+  const { cells, line } = row;
+  const problem = shape.problemOf(row);
+  if (problem !== undefined) {
+    draft.fault(problem.field, problem, problem.message);
     return draft.faulty(false);
   }
-  for (const [index, column] of columns.entries()) {
+  for (let index = 0; index < columns.length; index += 1) {
+    const { meaning, damageOf, numbers, isText = false, watch } = columns[index] ?? leftOut;
     const cell = cells[index] ?? '';
-    if (column === undefined || cell === '') continue;
+    if (meaning === undefined || cell === '') continue;
     const place = () => row.place(index);
-    if (column.kind === 'field') draft.setText(column.field, cell, place);
-    else draft.setTwin(column.part, column.path, twinValueOfCell(cell), () => place());
+    const damage = damageOf?.(cell);
+    if (damage !== undefined) {
+      draft.fault(nameOfColumn(meaning), place(), damage.message, { damage: damage.kind });
+    } else if (meaning.kind === 'field') {
+      numbers?.see(cell, place);
+      draft.setText(meaning.field, cell, place);
+    } else {
+      const value = isText ? cell : twinValueOfCell(cell);
+      watch?.see(value, cell, file, line);
+      draft.setTwin(meaning.part, meaning.path, value, () => place());
+    }
   }
   return draft.finish();
 }
+
+const leftOut: HeaderColumn = { meaning: undefined };

@@ -7,6 +7,7 @@ import { IotdmError } from '../errors.ts';
 import { readJsonElements, readNdjson } from '../records/json-rows.ts';
 import { detectRowFormat, type RowFormat } from '../records/row-format.ts';
 import { inputError } from '../records/text-source.ts';
+import { ColumnWatch, type ColumnNotice } from './column-watch.ts';
 import { DuplicateSearch } from './duplicate-search.ts';
 import { readCsvEnrollments } from './enrollment-csv.ts';
 import { jsonRow } from './enrollment-json.ts';
@@ -14,6 +15,7 @@ import { InputSealer, unchanged, type InputSeal } from './input-seal.ts';
 import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
 
 export { describeFault } from './enrollment-rows.ts';
+export type { ColumnNotice, SeenCell } from './column-watch.ts';
 export type { EnrollmentRow, FaultyRow, InputOptions, RowFault } from './enrollment-rows.ts';
 
 export type InputFormat = RowFormat;
@@ -25,6 +27,8 @@ export interface InputSource {
   open(): AsyncIterable<Buffer>;
   /** Overrides what name and content say. */
   readonly format?: InputFormat;
+  /** As `encodingOfLabel` gives it; without one, UTF-8, or UTF-16 with its byte order mark. */
+  readonly encoding?: string;
 }
 
 /** A row and the file that it stands in. */
@@ -38,6 +42,8 @@ export interface InputCheck {
   /** The first 100. */
   readonly faults: readonly RowFault[];
   readonly faultCount: number;
+  /** What is no fault, and may still not be meant. */
+  readonly notices: readonly ColumnNotice[];
   /** What the sources were when they were checked. */
   readonly seal: InputSeal;
 }
@@ -47,11 +53,12 @@ const MAX_LISTED_FAULTS = 100;
 const READ_BYTES = 128 * 1024;
 
 /** A file as a source. */
-export function fileInput(path: string, format?: InputFormat): InputSource {
+export function fileInput(path: string, format?: InputFormat, encoding?: string): InputSource {
   return {
     name: path,
     open: () => createReadStream(path, { highWaterMark: READ_BYTES }),
     ...(format === undefined ? {} : { format }),
+    ...(encoding === undefined ? {} : { encoding }),
   };
 }
 
@@ -131,31 +138,43 @@ export async function checkEnrollmentInput(
 ): Promise<InputCheck> {
   const duplicates = new DuplicateSearch(sources.map((source) => source.name));
   const faults: RowFault[] = [];
-  const sealer = new InputSealer();
+  const sealer = new InputSealer(readingOf(sources, options));
+  const watch = new ColumnWatch(options.textColumns);
   let rows = 0;
   let faultCount = 0;
+  const report = async (found: readonly RowFault[]): Promise<void> => {
+    faultCount += found.length;
+    faults.push(...found.slice(0, MAX_LISTED_FAULTS - faults.length));
+    for (const fault of found) await onFault(fault);
+  };
   for (const [file, source] of sources.entries()) {
-    for await (const batch of readBatches(source, sealer.of(source.open()), options)) {
+    for await (const batch of readBatches(source, sealer.of(source.open()), options, watch)) {
       for (const item of batch) {
         const found = 'faults' in item ? item.faults : duplicates.look(file, item);
         if (!('faults' in item) || !item.isHeader) rows += 1;
-        if (found.length === 0) continue;
-        faultCount += found.length;
-        faults.push(...found.slice(0, MAX_LISTED_FAULTS - faults.length));
-        for (const fault of found) await onFault(fault);
+        if (found.length > 0) await report(found);
       }
     }
   }
-  return { rows, faults, faultCount, seal: sealer.seal() };
+  await report(watch.faults());
+  return { rows, faults, faultCount, notices: watch.notices(), seal: sealer.seal() };
+}
+
+/** What makes other rows of the same bytes. Empty for the usual way. */
+function readingOf(sources: readonly InputSource[], { textColumns = [] }: InputOptions): string {
+  const encodings = sources.map(({ encoding = '' }) => encoding);
+  if (textColumns.length === 0 && encodings.every((encoding) => encoding === '')) return '';
+  return JSON.stringify([textColumns.toSorted(), encodings]);
 }
 
 async function* readBatches(
   source: InputSource,
   bytes: AsyncIterable<Buffer>,
   options: InputOptions,
+  watch?: ColumnWatch,
 ): AsyncGenerator<readonly ReadRow[], void> {
   let isEmpty = true;
-  for await (const batch of batchesOf(source, bytes, options)) {
+  for await (const batch of batchesOf(source, bytes, options, watch)) {
     isEmpty = false;
     yield batch;
   }
@@ -166,16 +185,18 @@ async function* batchesOf(
   source: InputSource,
   bytes: AsyncIterable<Buffer>,
   options: InputOptions,
+  watch: ColumnWatch | undefined,
 ): AsyncGenerator<readonly ReadRow[], void> {
-  const { name } = source;
+  const { name, encoding } = source;
   const { format, whole } =
     source.format === undefined
-      ? await detectRowFormat(bytes, name)
+      ? await detectRowFormat(bytes, name, encoding)
       : { format: source.format, whole: bytes };
   if (format === 'csv') {
-    yield* readCsvEnrollments(whole, name, options);
+    yield* readCsvEnrollments(whole, source, options, watch);
     return;
   }
-  const rows = format === 'ndjson' ? readNdjson(whole, name) : readJsonElements(whole, name);
+  const rows =
+    format === 'ndjson' ? readNdjson(whole, name, encoding) : readJsonElements(whole, name, encoding);
   for await (const row of rows) yield [jsonRow(row, name, options)];
 }

@@ -1,8 +1,13 @@
 /** What the reading of enrollment files gives: rows, or what is wrong with them. */
 import type { Enrollment } from '../dps/enrollment.ts';
+import type { DamageKind } from './spreadsheet-damage.ts';
 
 export interface InputOptions {
   readonly ignoreUnknownColumns?: boolean;
+  /** Takes ids, serial numbers and twins as they stand in CSV where they look as if a spreadsheet had changed them. */
+  readonly asText?: boolean;
+  /** Columns of CSV whose cells are texts, as `tags.version`, `tags.line.*` or `desired.*`. */
+  readonly textColumns?: readonly string[];
 }
 
 export interface EnrollmentRow {
@@ -25,6 +30,8 @@ export interface RowFault {
   readonly code: 'input.invalid';
   /** Lower case, without a full stop. */
   readonly message: string;
+  /** Set where the value is what a spreadsheet has made of another one. */
+  readonly damage?: DamageKind;
 }
 
 /** A row that is no enrollment, or a CSV header behind which no row can be read. */

@@ -14,9 +14,11 @@ import { appendRecord, type AppendedRecord } from '../records/manifest.ts';
 import { redact } from '../secret.ts';
 import { parseTcti, type Tcti } from '../tpm/tcti.ts';
 import type { Tpm } from '../tpm/tpm.ts';
+import { CsvShape } from './csv-shape.ts';
 import { quoted, shownText } from './enrollment-columns.ts';
 import type { InputSource, RowFault } from './enrollment-input.ts';
 import { readIdentity, type HarvestLabels, type HarvestOptions } from './harvest.ts';
+import { errorValueIn, identityDamage, LongNumbers, type Damage } from './spreadsheet-damage.ts';
 
 export interface HarvestTarget {
   /** 1-based, of the row in the file. */
@@ -42,22 +44,33 @@ export type TargetDefaults = Pick<HarvestLabels, 'station' | 'operator' | 'lot' 
 
 const fields = ['tpm', 'serialNumber', 'deviceId', 'station', 'operator', 'lot'] as const;
 type Field = (typeof fields)[number];
+const identityFields = ['serialNumber', 'deviceId'] as const satisfies readonly Field[];
 type Column =
   { readonly kind: 'field'; readonly field: Field } | { readonly kind: 'tag'; readonly tag: string };
 
 const MAX_LISTED_FAULTS = 100;
 const MAX_LABEL_CHARACTERS = 256;
 
+export interface TargetsOptions {
+  /** Takes serial numbers, device ids and labels as they stand where they look as if a spreadsheet had changed them. */
+  readonly asText?: boolean;
+}
+
 /**
  * Reads the file and checks every row of it. Columns by name, without regard to case, spaces, `-` and `_`: `tpm` and
  * `serialNumber` must be there, `deviceId`, `station`, `operator`, `lot` and `tags.NAME` may be.
  * @throws IotdmError `input.unreadable`; `input.invalid` for a file that is no CSV or holds no rows
  */
-export async function readTargets(source: InputSource, defaults: TargetDefaults): Promise<TargetsCheck> {
-  const reader = new TargetReader(source.name, defaults);
-  for await (const row of readCsv(source.open(), source.name)) {
+export async function readTargets(
+  source: InputSource,
+  defaults: TargetDefaults,
+  options: TargetsOptions = {},
+): Promise<TargetsCheck> {
+  const { name, encoding } = source;
+  const reader = new TargetReader(name, defaults, options);
+  for await (const row of readCsv(source.open(), name, encoding === undefined ? {} : { encoding })) {
     // Spreadsheets write rows of commas below the last one.
-    if (row.cells.every((cell) => cell === '')) continue;
+    if (row.problem === undefined && row.cells.every((cell) => cell === '')) continue;
     if (!reader.take(row)) break;
   }
   return reader.finish();
@@ -211,27 +224,38 @@ class TargetReader {
   readonly #targets: HarvestTarget[] = [];
   readonly #faults: RowFault[] = [];
   readonly #seen = new Map<string, number>();
-  #columns: readonly (Column | undefined)[] | undefined;
+  readonly #asText: boolean;
+  /** Of the fields in which a spreadsheet may have shortened them. */
+  readonly #numbers: ReadonlyMap<Field, LongNumbers>;
+  #header: { readonly columns: readonly (Column | undefined)[]; readonly shape: CsvShape } | undefined;
   #rows = 0;
   #faultCount = 0;
 
-  constructor(file: string, defaults: TargetDefaults) {
+  constructor(file: string, defaults: TargetDefaults, { asText = false }: TargetsOptions) {
     this.#file = file;
     this.#defaults = defaults;
+    this.#asText = asText;
+    this.#numbers = new Map(asText ? [] : identityFields.map((field) => [field, new LongNumbers()]));
   }
 
   /** @returns false where no row behind this one can be understood */
   take(row: CsvRow): boolean {
-    if (this.#columns === undefined) {
-      this.#columns = this.#header(row);
+    if (this.#header === undefined) {
+      this.#header = this.#readHeader(row);
       return this.#faultCount === 0;
     }
     this.#rows += 1;
-    this.#target(row, this.#columns);
+    const problem = this.#header.shape.problemOf(row);
+    if (problem === undefined) this.#target(row, this.#header.columns);
+    else this.#fault(problem.field, problem, problem.message);
     return true;
   }
 
   finish(): TargetsCheck {
+    for (const [field, numbers] of this.#numbers) {
+      const problem = numbers.problem();
+      if (problem !== undefined) this.#fault(field, problem, problem.message, { damage: 'number' });
+    }
     if (this.#rows === 0 && this.#faultCount === 0) {
       throw new IotdmError('input.invalid', `${this.#file} holds no rows`);
     }
@@ -243,26 +267,37 @@ class TargetReader {
     };
   }
 
-  #fault(field: string | null, spot: { line: number; column: number | null }, message: string): void {
+  #fault(
+    field: string | null,
+    spot: { line: number; column: number | null },
+    message: string,
+    extra: Pick<RowFault, 'damage'> = {},
+  ): void {
     this.#faultCount += 1;
     if (this.#faults.length === MAX_LISTED_FAULTS) return;
     const { line, column } = spot;
     const name = field === null ? null : shownText(field);
     const place = { file: this.#file, line, column, field: name, registrationId: null };
-    this.#faults.push({ ...place, code: 'input.invalid', message: redact(message) });
+    this.#faults.push({ ...place, code: 'input.invalid', message: redact(message), ...extra });
   }
 
-  #header(row: CsvRow): (Column | undefined)[] {
+  #readHeader(row: CsvRow): { columns: (Column | undefined)[]; shape: CsvShape } {
     const columns = row.cells.map(columnOf);
     const names = columns.map((column) => (column === undefined ? undefined : nameOf(column)));
+    const header = { columns, shape: new CsvShape(names.map((name) => name ?? '')) };
+    if (row.problem !== undefined) {
+      this.#fault(null, row.problem, row.problem.message);
+      return header;
+    }
     if (columns.every((column) => column === undefined)) {
       this.#fault(null, row.place(0), 'the first line does not name the columns (tpm, serialNumber, …)');
-      return columns;
+      return header;
     }
     for (const [index, name] of names.entries()) {
       const written = row.cells[index] ?? '';
-      if (name === undefined) this.#fault(written, row.place(index), unknownColumn(written));
-      else if (names.indexOf(name) < index) {
+      if (name === undefined) {
+        if (written !== '') this.#fault(written, row.place(index), unknownColumn(written));
+      } else if (names.indexOf(name) < index) {
         this.#fault(name, row.place(index), `the column ${name} stands here a second time`);
       }
     }
@@ -271,24 +306,22 @@ class TargetReader {
         this.#fault(name, { line: row.line, column: null }, `the column ${name} is missing`);
       }
     }
-    return columns;
+    return header;
   }
 
   #target(row: CsvRow, columns: readonly (Column | undefined)[]): void {
     const { cells, line } = row;
-    if (cells.length !== columns.length) {
-      const place = row.place(Math.min(cells.length, columns.length));
-      this.#fault(null, place, `the row has ${cells.length} cells, the header has ${columns.length}`);
-      return;
-    }
     const faultsBefore = this.#faultCount;
     const texts: Partial<Record<Field, string>> = {};
     const tags = new Map(Object.entries(this.#defaults.tags));
     for (const [index, column] of columns.entries()) {
       const text = cells[index] ?? '';
       if (column === undefined || text === '') continue;
-      const problem = labelProblem(column, text);
-      if (problem !== undefined) this.#fault(nameOf(column), row.place(index), problem);
+      const damage = this.#asText ? undefined : damageOf(column, text);
+      const problem = damage?.message ?? labelProblem(column, text);
+      const extra = damage === undefined ? {} : { damage: damage.kind };
+      if (problem !== undefined) this.#fault(nameOf(column), row.place(index), problem, extra);
+      else if (column.kind === 'field') this.#numbers.get(column.field)?.see(text, () => row.place(index));
       if (column.kind === 'tag') tags.set(column.tag, text);
       else texts[column.field] = text;
     }
@@ -355,10 +388,15 @@ function plainName(name: string): string {
 }
 
 function unknownColumn(name: string): string {
-  if (name === '') return 'this column has no name';
   const plain = plainName(name);
   const guess = plain.startsWith('tag') ? 'tags.NAME' : nearest(plain, fields);
   return `unknown column ${quoted(name)}${guess === undefined ? '' : `; did you mean ${guess}?`}`;
+}
+
+/** What a spreadsheet has made of a cell. */
+function damageOf(column: Column, text: string): Damage | undefined {
+  const isIdentity = column.kind === 'field' && (identityFields as readonly string[]).includes(column.field);
+  return isIdentity ? identityDamage(text) : errorValueIn(text);
 }
 
 /** What is wrong with a cell; how a TPM is named is another matter. */

@@ -4,6 +4,7 @@
  * "Device twin size".
  */
 import type { TwinObject, TwinValue } from '../dps/enrollment.ts';
+import { errorValueIn } from './spreadsheet-damage.ts';
 
 export type TwinPart = 'tags' | 'desired';
 
@@ -41,11 +42,14 @@ export function twinValueOfCell(cell: string): TwinValue {
 
 /**
  * The cell that `twinValueOfCell` reads as this value. It is never empty, for an empty cell is an absent value, and no
- * spreadsheet takes it for a formula.
+ * spreadsheet takes it for a formula, nor is it taken for an error of one.
  */
 export function twinCell(value: TwinValue): string {
   if (typeof value !== 'string') return JSON.stringify(value);
-  const plain = !/^(?:$|[=+\-@])|[\p{Cc}\p{Cs}]/u.test(value) && twinValueOfCell(value) === value;
+  const plain =
+    !/^(?:$|[=+\-@])|[\p{Cc}\p{Cs}]/u.test(value) &&
+    twinValueOfCell(value) === value &&
+    errorValueIn(value) === undefined;
   return plain ? value : JSON.stringify(value);
 }
 

@@ -19,6 +19,12 @@ const BLOCK_BYTES = 64 * 1024;
 /** Takes the seal of an input while it is read. */
 export class InputSealer {
   readonly #sources: Buffer[][] = [];
+  readonly #reading: string;
+
+  /** @param reading how the bytes are read, where that is not the usual way: other rows are another input */
+  constructor(reading = '') {
+    this.#reading = reading;
+  }
 
   /** The bytes of the next source on their way to whoever reads them. */
   async *of(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
@@ -31,7 +37,7 @@ export class InputSealer {
   }
 
   seal(): InputSeal {
-    const whole = createHash('sha256');
+    const whole = createHash('sha256').update(this.#reading);
     for (const blocks of this.#sources) whole.update(`${blocks.length}\n`).update(Buffer.concat(blocks));
     return { digest: whole.digest('hex'), blocks: this.#sources };
   }

@@ -7,6 +7,7 @@ import {
   type RecognizedEndorsementKey,
 } from '../tpm/endorsement-key-forms.ts';
 import type { KeyField } from './enrollment-columns.ts';
+import { errorValueIn, type DamageKind } from './spreadsheet-damage.ts';
 
 export function differentKeys(field: KeyField, other: KeyField): string {
   return `${field} and ${other} of this row hold different keys`;
@@ -16,13 +17,15 @@ export type KeyOfCell =
   /** `text`: the key in base64, as DPS takes it. */
   | { readonly key: Buffer; readonly text: string }
   /** `isAnotherKey`: the cell was understood, and holds a key that is no endorsement key. */
-  | { readonly problem: string; readonly isAnotherKey: boolean };
+  | { readonly problem: string; readonly isAnotherKey: boolean; readonly damage?: DamageKind };
 
 /** @param field the column, which says what is expected in it */
 export function keyOfCell(field: KeyField, text: string): KeyOfCell {
   const bytes = field === 'endorsementKey' ? decodeBase64(text) : undefined;
   const problem = bytes === undefined ? undefined : endorsementKeyProblem(bytes);
   if (bytes !== undefined && problem === undefined) return { key: bytes, text };
+  const error = errorValueIn(text);
+  if (error !== undefined) return { problem: error.message, isAnotherKey: false, damage: error.kind };
   const found = recognizeEndorsementKey(Buffer.from(text));
   if (found.kind === 'unrecognized') {
     return { problem: problem ?? `${expectedIn[field]} is expected, ${found.problem}`, isAnotherKey: false };

@@ -43,6 +43,8 @@ interface Spot {
   readonly column: number | null;
 }
 
+type FaultExtra = Pick<RowFault, 'damage'>;
+
 interface Text {
   readonly text: string;
   readonly spot: () => Spot;
@@ -81,11 +83,11 @@ export class RowDraft {
     return this.#faults !== undefined;
   }
 
-  fault(field: string | null, spot: Spot, message: string): void {
+  fault(field: string | null, spot: Spot, message: string, extra: FaultExtra = {}): void {
     const { line, column } = spot;
     const shownField = field === null ? null : shownText(field);
     // Names of columns come from the file, which may be a wrong one that holds secrets.
-    const shown = { field: shownField, message: redact(message) };
+    const shown = { field: shownField, message: redact(message), ...extra };
     (this.#faults ??= []).push({ file: this.#file, line, column, code: 'input.invalid', ...shown });
   }
 
@@ -162,8 +164,8 @@ export class RowDraft {
   faulty(isHeader: boolean, registrationId: string | null = null): FaultyRow {
     const faults = (this.#faults ?? [])
       .toSorted((a, b) => a.line - b.line || (a.column ?? 0) - (b.column ?? 0))
-      .map(({ file, line, column, field, code, message }) => {
-        return { file, line, column, field, registrationId, code, message };
+      .map(({ file, line, column, field, code, message, ...extra }) => {
+        return { file, line, column, field, registrationId, code, message, ...extra };
       });
     return { line: this.#line, isHeader, faults };
   }
@@ -218,7 +220,9 @@ export class RowDraft {
       const result = keyOfCell(field, text);
       if ('problem' in result) {
         // What a certificate in a manifest is worth is for those to say who verify it; it must not be another's.
-        if (!this.isHarvested || field === 'endorsementKey') this.fault(field, spot(), result.problem);
+        const { problem, damage } = result;
+        const extra = damage === undefined ? {} : { damage };
+        if (!this.isHarvested || field === 'endorsementKey') this.fault(field, spot(), problem, extra);
         else if (result.isAnotherKey) this.fault(field, spot(), differentKeys(field, 'endorsementKey'));
       } else if (first === undefined) first = { field, key: result.key, text: result.text };
       else if (!first.key.equals(result.key)) this.fault(field, spot(), differentKeys(field, first.field));

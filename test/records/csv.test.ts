@@ -4,7 +4,7 @@ import { parse } from 'csv-parse/sync';
 import fc from 'fast-check';
 import { IotdmError } from '../../src/errors.ts';
 import { csvLine, csvReportLine, readCsv } from '../../src/records/csv.ts';
-import { MAX_ROW_BYTES } from '../../src/records/text-source.ts';
+import { encodingOfLabel, MAX_ROW_BYTES } from '../../src/records/text-source.ts';
 import { chunked, collect } from '../fakes/chunked-source.ts';
 
 async function rows(data: string | Buffer, chunk?: number): Promise<[line: number, ...cells: string[]][]> {
@@ -142,28 +142,110 @@ describe('readCsv', () => {
     }
   });
 
-  it('names the line that is not UTF-8, at every chunk size', async () => {
-    const file = Buffer.concat([
-      Buffer.from('id,site\n1,Zürich\n2,M'),
-      Buffer.from([0xfc]),
-      Buffer.from('nchen\n'),
-    ]);
+  const inWindows1252 = Buffer.from('id;site\r\n1;M\xfcnchen \x80 5\x92s\r\n', 'latin1');
+
+  it('names the byte that is not UTF-8, at every chunk size', async () => {
+    const file = Buffer.concat([Buffer.from('id,site\n1,Zürich\n2,ä🙂M'), inWindows1252.subarray(12)]);
     for (const size of [1, 2, 3, 7, 100]) {
-      await assert.rejects(rows(file, size), refused(/line 3 holds bytes that are not UTF-8/));
+      await assert.rejects(
+        rows(file, size),
+        refused(
+          /^rows\.csv:3:6: this is not a CSV file in UTF-8: the byte 0xfc stands here, which is "ü" in the Windows code page 1252$/,
+        ),
+      );
     }
-    await assert.rejects(rows(Buffer.from([0x61, 0x0a, 0xe2, 0x82])), refused(/line 2 holds bytes/));
+    const cutOff = Buffer.from([0x61, 0x0a, 0xe2, 0x82]);
+    await assert.rejects(rows(cutOff), refused(/^rows\.csv:2:1: .* the byte 0xe2 stands here/));
+    await assert.rejects(rows(Buffer.from([0x61, 0x81])), refused(/the byte 0x81 stands here$/));
   });
 
-  it('reports quotes with line and column', async () => {
+  it('reads a file in the encoding that is named, at every chunk size', async () => {
+    const read = async (data: Buffer, label: string, size: number) => {
+      const encoding = encodingOfLabel(label);
+      assert(encoding !== undefined, label);
+      const all = await collect(readCsv(chunked(data, size), 'rows.csv', { encoding }));
+      return all.map(({ cells }) => cells);
+    };
+    const expected = [
+      ['id', 'site'],
+      ['1', 'München € 5’s'],
+    ];
+    const text = 'id;site\r\n1;München € 5’s\r\n';
+    for (const size of [1, 2, 3, 7, 100]) {
+      for (const label of ['windows-1252', 'CP1252', 'latin1', 'iso-8859-1'])
+        assert.deepEqual(await read(inWindows1252, label, size), expected, label);
+      assert.deepEqual(await read(Buffer.from(text, 'utf16le'), 'utf-16le', size), expected);
+      assert.deepEqual(await read(Buffer.from(text), 'utf8', size), expected);
+      // A mark says what the file is, whatever somebody believes.
+      assert.deepEqual(await read(Buffer.from(`\ufeff${text}`), 'windows-1252', size), expected);
+      assert.deepEqual(await read(Buffer.from(`\ufeff${text}`, 'utf16le'), 'windows-1252', size), expected);
+    }
+    assert.equal(encodingOfLabel('klingon'), undefined);
     await assert.rejects(
-      rows('a,b\n1,"open\n2,3\n'),
-      refused(/^rows\.csv:2:1: a quote is opened here and never closed/),
+      read(Buffer.from('a\nb\n\xff\xff\n', 'latin1'), 'gb18030', 2),
+      refused(/^rows\.csv is not a CSV file: it was to be read as gb18030, and at line 3 or soon after/),
     );
-    await assert.rejects(rows('\na,b\r1,2\r'), refused(/^rows\.csv:2:4: the lines end with CR alone/));
-    await assert.rejects(rows('a,b\n1,x"y"\n'), refused(/^rows\.csv:2:4: a quote stands inside a cell/));
     await assert.rejects(
-      rows('a,b\n1,"x"y\n'),
-      refused(/^rows\.csv:2:6: something follows the closing quote/),
+      read(Buffer.from('504b0304140006000800', 'hex'), 'windows-1252', 100),
+      refused(/it looks like a ZIP archive or an Excel workbook/),
+    );
+  });
+
+  /** Where the quotes of a file cannot be read, and the rows that are read all the same. */
+  async function quotesOf(text: string, chunk?: number): Promise<[problems: string[], rows: string[]]> {
+    const all = await collect(readCsv(chunked(text, chunk), 'rows.csv'));
+    const problems = all.flatMap(({ problem }) =>
+      problem === undefined
+        ? []
+        : [`${problem.line}:${problem.column} cell ${problem.cell}: ${problem.message}`],
+    );
+    const sound = all.filter(({ problem }) => problem === undefined);
+    return [problems, sound.map(({ line, cells }) => `${line} ${cells.join('|')}`)];
+  }
+
+  it('reports a quote where it stands, and reads on in the next line', async () => {
+    const stray = 'cell 1: a quote stands inside a cell that does not begin with one: 5" is written "5"""';
+    for (const chunk of [1, 5, 1000]) {
+      assert.deepEqual(await quotesOf('a,b\n1,5" panel\n2,x"y"\n3,"7"" panel"\n4,c"\n5,d\n', chunk), [
+        [`2:4 ${stray}`, `3:4 ${stray}`, `5:4 ${stray}`],
+        ['1 a|b', '4 3|7" panel', '6 5|d'],
+      ]);
+      assert.deepEqual(await quotesOf('a,b\n1,"x"y\n2,"x\ny"z,"\n3,d\n', chunk), [
+        [
+          '2:6 cell 1: something follows the closing quote of a cell: a quote in a cell in quotes is written twice',
+          '4:3 cell 1: something follows the closing quote of the cell that begins in line 3: a quote in a cell in quotes is written twice',
+        ],
+        ['1 a|b', '5 3|d'],
+      ]);
+      assert.deepEqual(await quotesOf('a,b\n0,"x\ny"\n1, "open\n2,3\n', chunk), [
+        ['4:4 cell 1: a quote is opened here and never closed'],
+        ['1 a|b', '2 0|x\ny'],
+      ]);
+    }
+    assert.deepEqual(await quotesOf('a,5" b\n1,2\n'), [[`1:4 ${stray}`], []]);
+    await assert.rejects(rows('\na,b\r1,2\r'), refused(/^rows\.csv:2:4: the lines end with CR alone/));
+  });
+
+  it('refuses the quotes that csv-parse refuses, and no others', async () => {
+    const soup = fc
+      .array(fc.constantFrom('"', '""', ',', '\n', ' ', 'a', ',"', '",'), { maxLength: 12 })
+      .map((tokens) => `x,y\n${tokens.join('')}\n`);
+    const isRow = (cells: readonly string[]) => cells.length > 1 || cells[0] !== '';
+    await fc.assert(
+      fc.asyncProperty(soup, fc.integer({ min: 1, max: 9 }), async (text, size) => {
+        const read = await collect(readCsv(chunked(text, size), 'rows.csv'));
+        const isSound = read.every(({ problem }) => problem === undefined);
+        let parsed: string[][] | undefined;
+        try {
+          parsed = parse(text, { record_delimiter: ['\r\n', '\n'], relax_column_count: true, trim: true });
+        } catch {
+          parsed = undefined;
+        }
+        assert.equal(isSound, parsed !== undefined);
+        if (parsed === undefined) return;
+        assert.deepEqual(read.map(({ cells }) => cells).filter(isRow), parsed.filter(isRow));
+      }),
+      { numRuns: 2000 },
     );
   });
 
@@ -174,6 +256,8 @@ describe('readCsv', () => {
     );
     const open = `a\n"${'x\n'.repeat(MAX_ROW_BYTES / 2)}`;
     await assert.rejects(rows(open), refused(/^rows\.csv:2:1: .*is a quote not closed$/));
+    const second = `a,b\n1,"${'x\n'.repeat(MAX_ROW_BYTES / 2)}`;
+    await assert.rejects(rows(second), refused(/^rows\.csv:2:3: .*is a quote not closed$/));
   });
 
   it('passes on why a file cannot be read', async () => {
