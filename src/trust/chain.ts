@@ -125,8 +125,8 @@ export function authorityFault({ basicConstraints }: Certificate): string | unde
   return basicConstraints?.ca === true ? 'the certificate is that of an authority, not of an EK' : undefined;
 }
 
-/** What is wrong with an EK certificate itself, whoever issued it; undefined when it is in order. */
-export function ekCertificateFault(certificate: Certificate, now: Date): string | undefined {
+/** What is wrong with what an EK certificate may be used for; undefined when that is in order. */
+export function usageFault(certificate: Certificate): string | undefined {
   const { keyUsage, extendedKeyUsage } = certificate;
   const authority = authorityFault(certificate);
   if (authority !== undefined) return authority;
@@ -134,7 +134,7 @@ export function ekCertificateFault(certificate: Certificate, now: Date): string 
   if (extendedKeyUsage?.includes(EK_CERTIFICATE_USAGE) !== true) {
     return `the certificate is not for an EK: it lacks the extended key usage ${EK_CERTIFICATE_USAGE}`;
   }
-  return commonFault(certificate, now);
+  return undefined;
 }
 
 /**
@@ -171,8 +171,11 @@ function issuerFault(
   return commonFault(issuer, now, isRoot);
 }
 
-/** A root is trusted because it was given, not for its own signature. */
-function commonFault(certificate: Certificate, now: Date, isRoot = false): string | undefined {
+/**
+ * What is wrong with the kind of signature, the critical extensions or the dates of any certificate. A root is trusted
+ * because it was given, not for its own signature.
+ */
+export function commonFault(certificate: Certificate, now: Date, isRoot = false): string | undefined {
   const { notBefore, notAfter, weakSignature, unknownCritical } = certificate;
   const name = nameOf(certificate);
   if (!isRoot && weakSignature !== undefined) {

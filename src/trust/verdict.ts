@@ -1,6 +1,6 @@
 /** Whether an EK is that of a genuine TPM, as far as its certificate tells. */
 import { IotdmError } from '../errors.ts';
-import { authorityFault, ChainFinder, ekCertificateFault } from './chain.ts';
+import { authorityFault, ChainFinder, commonFault, usageFault } from './chain.ts';
 import { parseCertificate, type Certificate, type RsaPublicKey, type TpmAttributes } from './certificate.ts';
 import type { TrustedCertificates } from './roots.ts';
 
@@ -31,6 +31,17 @@ export interface Assessment extends TpmAttributes {
   readonly serialNumber: string | null;
   /** The EK certificate first; the root last where the verdict is `genuine`, otherwise as far as the chain went. */
   readonly chain: readonly ChainLink[];
+}
+
+/** What can be said of a certificate without its device, in the order in which it is looked at. */
+export const certificateChecks = ['key', 'names', 'usage', 'dates', 'chain'] as const;
+export type CertificateCheckName = (typeof certificateChecks)[number];
+
+export interface LoneAssessment extends Assessment {
+  /** What was found in order; what follows the first fault was not looked at. */
+  readonly checked: readonly CertificateCheckName[];
+  /** The key that the certificate is for, where it can be read. */
+  readonly key: RsaPublicKey | null;
 }
 
 export interface AssessmentInput {
@@ -65,35 +76,43 @@ export class CertificateJudge {
         certificate,
       ]);
     }
-    return this.#judgeSound(
-      certificate,
-      'genuine',
-      'the certificate is for this EK and leads to a trusted root',
-    );
+    const ownFault = usageFault(certificate) ?? commonFault(certificate, this.#now);
+    if (ownFault !== undefined) return described('untrusted', ownFault, certificate, [certificate]);
+    const { chain, fault } = this.#chains.find(certificate);
+    if (fault !== undefined) return described('untrusted', fault, certificate, chain);
+    const reason = 'the certificate is for this EK and leads to a trusted root';
+    return described('genuine', reason, certificate, chain);
   }
 
   /**
    * Whether the certificate by itself is that of an EK that DPS takes, from a vendor who is trusted, and names the TPM as
    * the TCG asks for: `device-not-checked` is the best that can be said without the device. Never throws either.
    */
-  judgeAlone(der: Buffer): Assessment {
+  judgeAlone(der: Buffer): LoneAssessment {
     const certificate = readable(der);
-    if ('verdict' in certificate) return certificate;
-    const fault = authorityFault(certificate) ?? keyFault(certificate) ?? namesFault(certificate);
-    if (fault !== undefined) return described('untrusted', fault, certificate, [certificate]);
-    return this.#judgeSound(
-      certificate,
-      'device-not-checked',
-      'the certificate is in order and leads to a trusted root; whether a TPM has its key was not checked',
-    );
-  }
-
-  #judgeSound(certificate: Certificate, best: Verdict, reason: string): Assessment {
-    const ownFault = ekCertificateFault(certificate, this.#now);
-    if (ownFault !== undefined) return described('untrusted', ownFault, certificate, [certificate]);
-    const { chain, fault } = this.#chains.find(certificate);
-    if (fault !== undefined) return described('untrusted', fault, certificate, chain);
-    return described(best, reason, certificate, chain);
+    if ('verdict' in certificate) return { ...certificate, checked: [], key: null };
+    let chain: readonly Certificate[] = [certificate];
+    const faults: Readonly<Record<CertificateCheckName, () => string | undefined>> = {
+      key: () => authorityFault(certificate) ?? keyFault(certificate),
+      names: () => namesFault(certificate),
+      usage: () => usageFault(certificate),
+      dates: () => commonFault(certificate, this.#now),
+      chain: () => {
+        const found = this.#chains.find(certificate);
+        ({ chain } = found);
+        return found.fault;
+      },
+    };
+    const checked: CertificateCheckName[] = [];
+    const key = certificate.rsa ?? null;
+    for (const check of certificateChecks) {
+      const fault = faults[check]();
+      if (fault !== undefined) return { ...described('untrusted', fault, certificate, chain), checked, key };
+      checked.push(check);
+    }
+    const reason =
+      'the certificate is in order and leads to a trusted root; whether a TPM has its key was not checked';
+    return { ...described('device-not-checked', reason, certificate, chain), checked, key };
   }
 }
 
