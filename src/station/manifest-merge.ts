@@ -80,11 +80,15 @@ async function openInput(file: string, out: string): Promise<FileHandle> {
   } catch (error) {
     throw readFailure(file, error);
   }
-  const [input, output] = await Promise.all([handle.stat(), statIfThere(out)]);
-  if (output?.dev !== input.dev || output.ino !== input.ino) return handle;
-  await handle.close();
-  // A station may be appending to it: what it appends meanwhile would be lost.
-  throw new IotdmError('usage.invalid', `${out} is both an input and the output`);
+  try {
+    const [input, output] = await Promise.all([handle.stat(), statIfThere(out)]);
+    if (output?.dev !== input.dev || output.ino !== input.ino) return handle;
+    // A station may be appending to it: what it appends meanwhile would be lost.
+    throw new IotdmError('usage.invalid', `${out} is both an input and the output`);
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
 }
 
 async function statIfThere(path: string): Promise<{ dev: number; ino: number } | undefined> {

@@ -443,9 +443,22 @@ export class TpmCommands {
     );
   }
 
-  /** HMAC-SHA256 of any amount of data: one command if it fits the TPM's input buffer, else a sequence. */
+  /**
+   * HMAC-SHA256 of any amount of data: one command if it fits the TPM's input buffer, else a sequence. The source is at
+   * its end, or was told to end, when this returns or throws.
+   */
   async hmacOfStream(handle: number, data: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<Buffer> {
     const chunks = rechunk(data, (await this.property(PT_INPUT_BUFFER)) ?? SAFE_INPUT_BYTES);
+    try {
+      return await this.#hmacOfChunks(handle, chunks);
+    } catch (error) {
+      // What has failed says more than a file that cannot be closed.
+      await chunks.return(undefined).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #hmacOfChunks(handle: number, chunks: AsyncGenerator<Buffer, undefined, undefined>): Promise<Buffer> {
     const first = await chunks.next();
     if (first.done === true) return this.#hmacAtOnce(handle, Buffer.alloc(0));
     let next = await chunks.next();

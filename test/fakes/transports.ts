@@ -118,8 +118,12 @@ export const CommandCode = {
   NV_UndefineSpace: 0x122,
   NV_DefineSpace: 0x12a,
   NV_Write: 0x137,
+  SequenceComplete: 0x13e,
   Load: 0x157,
+  HMAC_Start: 0x15b,
+  SequenceUpdate: 0x15c,
   FlushContext: 0x165,
+  GetCapability: 0x17a,
 } as const;
 
 /** Dies for good before the TPM sees the first command with this code. */

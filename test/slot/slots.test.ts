@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash, createHmac, randomBytes } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { createReadStream, writeFileSync, type ReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { Secret } from '../../src/secret.ts';
@@ -21,6 +21,7 @@ import {
   writeSlotUri,
 } from '../../src/slot/slots.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
+import { CommandCode, refusingAt } from '../fakes/transports.ts';
 import { scratchDirectory, softwareTpm, type SoftwareTpm } from '../lab/lab.ts';
 
 /** The HMAC vector that Limpet's documentation gives. */
@@ -400,6 +401,36 @@ describe('signing', () => {
       chip.use((tpm) => slotSign(tpm, 0, breakingOff())),
       /the file vanished/,
     );
+    assert.equal(chip.handles('transient'), '');
+  });
+
+  it('that the TPM refuses at any command closes its file, and leaves no sequence behind', async (t) => {
+    const chip = await softwareTpm(t);
+    await chip.use((tpm) => writeSlot(chip.access(tpm), 0, identity('press-17')));
+    const file = join(await scratchDirectory(t), 'data');
+    writeFileSync(file, Buffer.alloc(100_000));
+    for (const [code, skip] of [
+      [CommandCode.GetCapability, 0],
+      [CommandCode.HMAC_Start, 0],
+      [CommandCode.SequenceUpdate, 0],
+      [CommandCode.SequenceUpdate, 7],
+      [CommandCode.SequenceComplete, 0],
+    ] as const) {
+      const streams: ReadStream[] = [];
+      const source = async function* (): AsyncGenerator<Buffer> {
+        const stream = createReadStream(file, { highWaterMark: 5000 });
+        streams.push(stream);
+        yield* stream as AsyncIterable<Buffer>;
+      };
+      const tpm = new Tpm(refusingAt(await chip.transport(), code, 0x14b, skip));
+      await assert.rejects(slotSign(tpm, 0, source()), { code: 'tpm.no-room' });
+      await tpm.close();
+      assert.ok(
+        streams.every(({ closed }) => closed),
+        `refused at 0x${code.toString(16)}`,
+      );
+      assert.equal(streams.length, code === CommandCode.GetCapability ? 0 : 1);
+    }
     assert.equal(chip.handles('transient'), '');
   });
 

@@ -84,11 +84,13 @@ async function readIfReady(file: DeviceFile, response: Buffer): Promise<number> 
 /** Without waiting in the kernel: a read that never ends would keep the process from ending too. */
 const openCharacterDevice: OpenDevice = async (path) => {
   const file = await open(path, constants.O_RDWR | constants.O_NONBLOCK);
-  if (!(await file.stat()).isCharacterDevice()) {
-    await file.close();
+  try {
+    if ((await file.stat()).isCharacterDevice()) return file;
     throw new IotdmError('tpm-unavailable.not-found', `${path} is not a device`);
+  } catch (error) {
+    await file.close();
+    throw error;
   }
-  return file;
 };
 
 function openFailure(path: string, error: unknown): IotdmError {
