@@ -328,7 +328,7 @@ export class Context {
     }
     await this.#warnIfReadableByOthers(file);
     try {
-      return Secret.fromBytes(await this.readInput(file, what, SECRET_LIMIT_BYTES));
+      return Secret.fromFile(await this.readInput(file, what, SECRET_LIMIT_BYTES));
     } catch (error) {
       throw withoutName(file, what, error);
     }
@@ -457,9 +457,18 @@ export class Context {
 
   async #policyAccess(secret: Secret): Promise<ServiceCredentials> {
     const { parseServiceConnectionString } = await import('../../src/dps/service-connection-string.ts');
-    const credentials = parseServiceConnectionString(secret);
-    secret.wipe();
-    return credentials;
+    try {
+      return parseServiceConnectionString(secret);
+    } catch (error) {
+      if (!(error instanceof IotdmError) || error.code !== 'usage.invalid') throw error;
+      throw new CommandError(
+        error.code,
+        error.message,
+        'expected HostName=NAME.azure-devices-provisioning.net;SharedAccessKeyName=POLICY;SharedAccessKey=KEY, as the portal shows it under Shared access policies; in a shell between quotes',
+      );
+    } finally {
+      secret.wipe();
+    }
   }
 
   async #entraAccess(host: string, ca: { readonly ca?: string }): Promise<TokenAccess> {

@@ -31,7 +31,7 @@ export function parseDeviceCredentials(connectionString: string): DeviceCredenti
     throw new CommandError(
       error.code,
       error.message,
-      'expected HostName=NAME.azure-devices.net;DeviceId=ID;SharedAccessKey=KEY, as IoT Hub shows it for a device',
+      'expected HostName=NAME.azure-devices.net;DeviceId=ID;SharedAccessKey=KEY, as IoT Hub shows it for a device; in a shell between quotes',
     );
   }
 }

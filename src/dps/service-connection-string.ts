@@ -1,5 +1,11 @@
 /** The connection string of a provisioning service's shared access policy, as the Azure portal hands it out. */
-
+import {
+  connectionStringProblem,
+  meantField,
+  plainConnectionString,
+  plainKey,
+  plainValue,
+} from '../connection-string.ts';
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
@@ -25,8 +31,8 @@ const written: Readonly<Record<FieldName, string>> = {
 const form = 'HostName=…;SharedAccessKeyName=…;SharedAccessKey=…';
 
 /**
- * Parses `HostName=…;SharedAccessKeyName=…;SharedAccessKey=…`: fields in any order and case, a trailing `;`, and
- * white space around the text and its fields are accepted. Throws `usage.invalid`; no message quotes any part of the
+ * Parses `HostName=…;SharedAccessKeyName=…;SharedAccessKey=…`: fields in any order and case, a trailing `;`, quotes
+ * around the text, and white space around it and its fields are accepted. Throws `usage.invalid`; no message quotes any part of the
  * text, because a misplaced semicolon is enough to make a key look like a name.
  */
 export function parseServiceConnectionString(text: string | Secret): ServiceCredentials {
@@ -47,16 +53,16 @@ export function parseServiceConnectionString(text: string | Secret): ServiceCred
   if (!/^[\x21-\x7e]{1,256}$/.test(keyName)) {
     throw invalid('has an unusable SharedAccessKeyName');
   }
-  const key = decodeBase64(fields.get('sharedaccesskey') ?? '');
+  const key = decodeBase64(plainKey(fields.get('sharedaccesskey') ?? ''));
   if (key === undefined) throw invalid('has a SharedAccessKey that is not base64');
   return { host, keyName, key: Secret.fromBytes(key) };
 }
 
 function splitFields(text: string): ReadonlyMap<FieldName, string> {
-  const parts = text
-    .trim()
-    .split(';')
-    .map((part) => part.trim());
+  const plain = plainConnectionString(text);
+  const problem = connectionStringProblem(plain);
+  if (problem !== undefined) throw invalid(problem);
+  const parts = plain.split(';').map((part) => part.trim());
   if (parts.at(-1) === '') parts.pop();
   if (parts.length === 0) throw invalid('is empty');
 
@@ -68,13 +74,21 @@ function splitFields(text: string): ReadonlyMap<FieldName, string> {
   const fields = new Map<FieldName, string>();
   for (const [index, part] of parts.entries()) {
     const name = fieldNames.find((known) => known === names[index]);
-    if (name === undefined) throw invalid(`has an unknown part, number ${index + 1}: its form is ${form}`);
+    if (name === undefined) throw unknownPart(part, index + 1);
     if (fields.has(name)) throw invalid(`names ${written[name]} twice`);
-    const value = part.slice(part.indexOf('=') + 1).trim();
+    const value = plainValue(part.slice(part.indexOf('=') + 1));
     if (value === '') throw invalid(`has an empty ${written[name]}`);
     fields.set(name, value);
   }
   return fields;
+}
+
+function unknownPart(part: string, number: number): IotdmError {
+  const end = part.indexOf('=');
+  const typed = end === -1 ? '' : part.slice(0, end).trim();
+  const meant = meantField(typed, Object.values(written));
+  if (meant !== undefined) return invalid(`has a field "${typed}"; did you mean ${meant}?`);
+  return invalid(`has an unknown part, number ${number}: its form is ${form}`);
 }
 
 function nameOf(part: string): string | undefined {

@@ -1,4 +1,11 @@
 /** Who a slot stands for: the host, device and module in its URI, and the connection string that says the same. */
+import {
+  connectionStringProblem,
+  meantField,
+  plainConnectionString,
+  plainKey,
+  plainValue,
+} from '../connection-string.ts';
 import { decodeBase64 } from '../encoding.ts';
 import { IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
@@ -43,11 +50,14 @@ type FieldName = (typeof fieldNames)[number];
 
 /**
  * Parses `HostName=…;DeviceId=…[;ModuleId=…];SharedAccessKey=…`: fields in any order, names in any case, a trailing `;`
- * and surrounding white space allowed. Never quotes a value in an error: the wrong field may hold the key.
+ * quotes and white space around it allowed. Never quotes a value in an error: the wrong field may hold the key.
  * @throws IotdmError `input.invalid`
  */
 export function parseConnectionString(text: string): DeviceCredentials {
-  const fields = splitFields(text.trim());
+  const plain = plainConnectionString(text);
+  const problem = connectionStringProblem(plain);
+  if (problem !== undefined) throw invalid(problem);
+  const fields = splitFields(plain);
   const required = (name: FieldName): string => {
     const value = fields.get(name);
     if (value === undefined) throw invalid(`has no ${name}`);
@@ -61,7 +71,7 @@ export function parseConnectionString(text: string): DeviceCredentials {
   if (moduleId !== null && !idPattern.test(moduleId)) {
     throw invalid('has a ModuleId with characters that IoT Hub does not allow');
   }
-  const key = decodeBase64(required('SharedAccessKey'));
+  const key = decodeBase64(plainKey(required('SharedAccessKey')));
   if (key === undefined) throw invalid('has a SharedAccessKey that is not base64');
   if (key.length < KEY_MIN_BYTES || key.length > KEY_MAX_BYTES) {
     throw invalid(
@@ -80,7 +90,7 @@ function splitFields(text: string): Map<FieldName, string> {
     const name = fieldNames.find((candidate) => candidate.toLowerCase() === typed.trim().toLowerCase());
     if (name === undefined) throw unknownField(typed);
     if (fields.has(name)) throw invalid(`has ${name} twice`);
-    const value = rest.join('=').trim();
+    const value = plainValue(rest.join('='));
     if (value === '') throw invalid(`has an empty ${name}`);
     fields.set(name, value);
   }
@@ -105,6 +115,8 @@ function unknownField(typed: string): IotdmError {
   if (name === 'x509') return invalid('is for a device with a certificate: it has no key for a slot');
   if (name === 'sharedaccesssignature')
     return invalid('holds a token that expires: a slot needs the key itself');
+  const meant = meantField(typed, fieldNames);
+  if (meant !== undefined) return invalid(`has a field "${typed.trim()}"; did you mean ${meant}?`);
   // Only a plain word is safe to repeat: anything else may be a piece of the key.
   const shown = /^[A-Za-z]{1,24}$/.test(typed.trim()) ? ` "${typed.trim()}"` : '';
   return invalid(`has a field${shown} that is not HostName, DeviceId, ModuleId or SharedAccessKey`);

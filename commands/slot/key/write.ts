@@ -1,4 +1,5 @@
 import { Option } from 'commander';
+import { plainConnectionString, plainKey } from '../../../src/connection-string.ts';
 import { decodeBase64 } from '../../../src/encoding.ts';
 import { parseSlotNumber } from '../../../src/slot/layout.ts';
 import { Secret } from '../../../src/secret.ts';
@@ -82,7 +83,7 @@ async function readKey(context: Context, { keyFile }: SlotKeyWriteOptions): Prom
   const from = `--key-file FILE (- reads stdin) or ${secretVariables.slotKey}`;
   if (secret === undefined) throw new CommandError('usage.invalid', 'no key was given', `pass ${from}`);
   try {
-    return parseKey(secret.revealText().trim());
+    return parseKey(plainKey(plainConnectionString(secret.revealText())));
   } finally {
     secret.wipe();
   }
