@@ -36,14 +36,16 @@ export const emulatorStart: Verb<[], EmulatorStartOptions, EmulatorStatus> = {
   summary: 'start a provisioning service on loopback in the background',
   description:
     "Starts an emulator of Azure's Device Provisioning Service and IoT Hub for rehearsal, never for production, and " +
-    'returns once it answers. It serves the operators’ API, the API at which devices register with their TPM, and the ' +
-    'hub, over TLS on 127.0.0.1, with a certificate authority and keys of its own. Started again on the same directory ' +
-    'it is the same service. It is well-behaved, unless quota, latency and faults are asked for, which make the ' +
-    'rehearsal harder.',
+    'returns once it answers. It serves the operators’ API, the API at which devices register by TPM, symmetric key or ' +
+    'certificate, and the hub, over HTTPS on 127.0.0.1 (neither MQTT nor AMQP), with a certificate authority and keys of ' +
+    'its own. Started again on the same directory it is the same service. It is well-behaved, unless quota, latency and ' +
+    'faults are asked for, which make the rehearsal harder. The services may have the same port; Azure’s own clients ' +
+    'know none but 443, and the connection string is without a port then.',
   examples: [
     'iotdm emulator start',
     'export IOTDM_CA=.iotdm/emulator/ca.pem',
     'iotdm enrollment list --dps-connection-string-file .iotdm/emulator/service-connection-string',
+    'iotdm emulator start --port 443 --device-port 443 --hub-port 443',
     'iotdm emulator start --quota 1000 --latency 20-80 --assign-delay 3000',
     'iotdm emulator start --fault 503,rate=5% --fault cut-after,method=POST,path=/enrollments,nth=3 --fault-seed 7',
   ],

@@ -43,6 +43,10 @@ export function thumbprint(certificate: X509Certificate): string {
   return certificate.fingerprint256.replaceAll(':', '');
 }
 
+export function isCurrent({ validFrom, validTo }: X509Certificate, now: Date): boolean {
+  return Date.parse(validFrom) <= now.getTime() && now.getTime() < Date.parse(validTo);
+}
+
 /** The last common name in the subject, undefined where it has none. */
 export function commonName(certificate: X509Certificate): string | undefined {
   // Node.js types it as a text; of a certificate without a subject it is undefined.

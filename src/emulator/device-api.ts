@@ -1,31 +1,32 @@
 /**
- * The devices' side of the Device Provisioning Service: registration with TPM attestation. A device shows its
- * endorsement key and storage root key, is given a session key that only a TPM with both can use, signs with it, and
- * is assigned to a hub.
+ * The devices' side of the Device Provisioning Service: registration over HTTPS. A device with a TPM shows its
+ * endorsement key and storage root key, is given a session key that only a TPM with both can use, and signs with it;
+ * others sign with a symmetric key that is enrolled, or show a certificate. Then they are assigned to a hub.
  *
- * Sources: the service's specification of its device API, api-version 2021-10-01; Azure's "TPM attestation" and
- * "IoT Hub Device reprovisioning concepts".
+ * Sources: the service's specification of its device API, api-version 2021-10-01; Azure's "TPM attestation".
  */
 
-import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
+import { Assignments, type AssignmentOptions } from './assignments.ts';
+import type { TpmAttestation } from './attestation-rules.ts';
 import { authenticationKey } from './authentication-key.ts';
-import {
-  newGenerationId,
-  type Assignment,
-  type DeviceStore,
-  type HubIdentity,
-  type Registration,
-  type Twin,
-} from './device-store.ts';
+import type { Registration } from './device-store.ts';
 import { registrationId, type EnrollmentContent } from './enrollment-rules.ts';
-import { newEtag } from './etags.ts';
-import { object } from './members.ts';
 import type { EnrollmentStore } from './enrollment-store.ts';
+import {
+  deviceByCertificate,
+  deviceBySymmetricKey,
+  groupDeviceByCertificate,
+  groupDeviceBySymmetricKey,
+} from './key-and-certificate-proofs.ts';
+import { object, type Members } from './members.ts';
+import type { RegisteredDevice } from './registered-device.ts';
 import { operationState, registrationResult, type OperationState } from './registration-json.ts';
-import type { ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
+import type { Asked, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { decoded, expiryProblem, isSignedWith, presentedToken, type PresentedToken } from './sas.ts';
-import { notEmulated, ServiceError, serviceErrorCodes } from './service-error.ts';
+import { ServiceError, serviceErrorCodes } from './service-error.ts';
+import { TpmChallenges } from './tpm-challenges.ts';
 import { tpmKey, type TpmKey } from './tpm-key.ts';
 
 /** The Node.js SDK speaks 2019-03-31; the others are versions of the same requests. */
@@ -33,36 +34,23 @@ const apiVersions = ['2017-11-15', '2018-04-01', '2018-11-01', '2019-03-31', '20
 /** The name that every registration's key has. */
 const keyName = 'registration';
 const keyBytes = 32;
-/** Challenges to one device that may be open at a time: who asks for more does not close those of the device. */
-const mostSessions = 4;
-const sessionLifetimeMs = 60 * 60 * 1000;
 
-export interface DeviceApiOptions {
+export interface DeviceApiOptions extends AssignmentOptions {
   readonly enrollments: EnrollmentStore;
-  readonly devices: DeviceStore;
-  readonly clock: () => Date;
+  readonly groups: EnrollmentStore;
   readonly idScope: string;
   /** `host:port` of this API. */
   readonly host: string;
-  /** The hub of devices whose enrollments name none. */
-  readonly hub: string;
-  readonly assignDelayMs: number;
-}
-
-/** A challenge that was put to a device. */
-interface Session {
-  readonly key: Buffer;
-  /** The storage root key that it was made for: the device's own key goes to no other. */
-  readonly storageRootKey: Buffer;
-  readonly expiresAt: number;
 }
 
 export function deviceApi(options: DeviceApiOptions): ServiceApi {
   const api = new DeviceApi(options);
   const registration = '/:idScope/registrations/:id';
   return {
-    extent: 'of DPS for devices there is registration over HTTPS',
+    extent: 'of DPS for devices there is registration over HTTPS, by TPM, symmetric key and certificate',
     apiVersions,
+    serves: ([first = '', second = '', id]) =>
+      id !== undefined && second.toLowerCase() === 'registrations' && !isOperators(first),
     authorize: (request) => {
       api.authorize(request);
     },
@@ -74,8 +62,7 @@ export function deviceApi(options: DeviceApiOptions): ServiceApi {
         handle: (request) => api.register(request),
         failToAssign: (request) => api.register(request, { fails: true }),
         // What the service limits is registrations, and a challenge is none yet.
-        quota: ({ headers: { authorization } }) =>
-          authorization === undefined ? undefined : 'registrations',
+        quota: (asked) => (isChallenge(asked) ? undefined : 'registrations'),
       },
       { method: 'POST', path: registration, body: 'json', handle: (request) => api.status(request) },
       {
@@ -88,27 +75,46 @@ export function deviceApi(options: DeviceApiOptions): ServiceApi {
   };
 }
 
+/** Whether a path that begins so is one of the operators' API, where a group may be called `registrations`. */
+function isOperators(first: string): boolean {
+  return ['enrollments', 'enrollmentgroups', 'registrations'].includes(first.toLowerCase());
+}
+
+/** Who shows nothing can only be a device with a TPM, and is to be put to a challenge. */
+function isChallenge({ headers, certificates }: Asked): boolean {
+  return headers.authorization === undefined && certificates().length === 0;
+}
+
+/** What a device with a TPM shows. */
+interface ShownTpm {
+  readonly enrollment: EnrollmentContent;
+  readonly endorsementKey: TpmKey;
+  readonly storageRootKey: TpmKey;
+}
+
 class DeviceApi {
   readonly #options: DeviceApiOptions;
-  /** By lower-case registration id. They are not kept over a restart: the device is put to another challenge then. */
-  readonly #sessions = new Map<string, Session[]>();
+  readonly #challenges: TpmChallenges;
+  readonly #assignments: Assignments;
 
   constructor(options: DeviceApiOptions) {
     this.#options = options;
+    this.#challenges = new TpmChallenges(options.clock);
+    this.#assignments = new Assignments(options);
   }
 
   /** Tokens are checked here; that a request has none is for its handler to judge. */
-  authorize({ parameters, headers }: Pick<ServiceRequest, 'parameters' | 'headers'>): void {
-    const [idScope, id] = parameters;
+  authorize(asked: Asked): void {
+    const [idScope, id] = asked.parameters;
     if (idScope !== this.#options.idScope) {
       throw new ServiceError(serviceErrorCodes.noSuchPath, 'there is no such ID scope');
     }
-    if (headers.authorization === undefined) return;
+    if (asked.headers.authorization === undefined) return;
     const wanted = registrationId(id);
-    const token = this.#token(wanted, headers);
-    const sessionKey = this.#options.devices.registration(wanted)?.sessionKey;
-    if (this.#sessionOf(wanted, token) !== undefined) return;
-    if (sessionKey !== undefined && isSignedWith(token, Buffer.from(sessionKey, 'base64'))) return;
+    const token = this.#token(wanted, asked.headers);
+    if (this.#challenges.answeredBy(wanted, token) !== undefined) return;
+    if (isSignedInSession(token, this.#options.devices.registration(wanted))) return;
+    if (this.#keyHolder(wanted, token) !== undefined) return;
     throw unauthorized(
       'the SharedAccessSignature is not signed with a key that was given to this device (sig)',
     );
@@ -116,48 +122,46 @@ class DeviceApi {
 
   /** @param fails whether the assignment is to fail; a challenge is put all the same */
   register(request: ServiceRequest, { fails = false } = {}): ServiceAnswer {
-    const { enrollment, endorsementKey, storageRootKey, payload } = this.#attested(request);
-    const { registrationId: id } = enrollment;
-    if (request.headers.authorization === undefined) {
-      return this.#challenge(id, endorsementKey, storageRootKey);
-    }
-    const session = this.#sessionOf(id, this.#token(id, request.headers));
-    if (session === undefined) throw unauthorized('this answer to a challenge has been used already');
-    if (!session.storageRootKey.equals(storageRootKey.bytes)) {
+    const { id, members } = bodyOf(request);
+    const payload = members['payload'] ?? undefined;
+    const given = payload === undefined ? undefined : object(payload, 'payload');
+    const device = this.#proved(request, id);
+    if (device !== undefined) return this.#assigned({ ...device, payload: given }, fails);
+
+    const shown = this.#shownTpm(id, members);
+    if (request.headers.authorization === undefined) return this.#challenge(shown);
+    const challenge = this.#challenges.answeredBy(id, this.#token(id, request.headers));
+    if (challenge === undefined) throw unauthorized('this answer to a challenge has been used already');
+    if (!challenge.storageRootKey.equals(shown.storageRootKey.bytes)) {
       throw unauthorized('the storage root key is not the one that the challenge was for');
     }
-    const registration = fails
-      ? this.#unassigned(enrollment, session.key, 'failed')
-      : this.#registered(enrollment, endorsementKey, storageRootKey, session.key, payload);
-    // An answer counts once: whoever has recorded it cannot register with it.
-    this.#sessions.set(
-      id.toLowerCase(),
-      this.#openSessions(id).filter((other) => other !== session),
-    );
-    // Never done at once, as at the service: the device asks for the outcome.
-    return this.#operationAnswer(registration, 'assigning');
+    const answer = this.#assigned({ ...registeredTpm(shown, challenge.key), payload: given }, fails);
+    this.#challenges.close(id, challenge);
+    return answer;
   }
 
-  operation({ parameters, headers }: ServiceRequest): ServiceAnswer {
-    const id = registrationId(parameters[1]);
+  operation(request: ServiceRequest): ServiceAnswer {
+    const id = registrationId(request.parameters[1]);
     const registration = this.#options.devices.registration(id);
-    if (headers.authorization === undefined) throw unauthorized('the request has no Authorization header');
-    if (registration === undefined || registration.operationId !== parameters[2]) {
+    if (isChallenge(request)) throw unauthorized('the request has no Authorization header');
+    if (registration === undefined || registration.operationId !== request.parameters[2]) {
       throw new ServiceError(serviceErrorCodes.noSuchRegistration, 'there is no such operation');
     }
-    const { sessionKey } = registration;
-    const token = this.#token(id, headers);
-    if (sessionKey === undefined || !isSignedWith(token, Buffer.from(sessionKey, 'base64')))
+    const { authorization } = request.headers;
+    const isItsSession =
+      authorization !== undefined && isSignedInSession(this.#token(id, request.headers), registration);
+    if (!isItsSession && this.#proved(request, id) === undefined) {
       throw unauthorized('the SharedAccessSignature is that of another registration (sig)');
+    }
     return this.#operationAnswer(registration, operationState(registration, this.#options.clock()));
   }
 
   /** Answered as the registration itself, and with the same challenge. */
   status(request: ServiceRequest): ServiceAnswer {
-    const { enrollment, endorsementKey, storageRootKey } = this.#attested(request);
-    const { registrationId: id } = enrollment;
-    if (request.headers.authorization === undefined) {
-      return this.#challenge(id, endorsementKey, storageRootKey);
+    const { id, members } = bodyOf(request);
+    if (this.#proved(request, id) === undefined) {
+      const shown = this.#shownTpm(id, members);
+      if (request.headers.authorization === undefined) return this.#challenge(shown);
     }
     const registration = this.#options.devices.registration(id);
     if (registration === undefined) {
@@ -166,30 +170,54 @@ class DeviceApi {
     return { status: 200, json: JSON.stringify(registrationResult(registration, this.#options.clock())) };
   }
 
-  /** The enrollment, and the keys that the device shows: the endorsement key is the enrolled one. */
-  #attested({ parameters, body }: ServiceRequest): {
-    enrollment: EnrollmentContent;
-    endorsementKey: TpmKey;
-    storageRootKey: TpmKey;
-    payload: object | undefined;
-  } {
-    const id = registrationId(parameters[1]);
-    const members = object(body, 'the body');
-    const named = members['registrationId'];
-    if (named !== undefined && registrationId(named).toLowerCase() !== id.toLowerCase()) {
-      throw invalidRequest('registrationId is not the one in the path');
+  /**
+   * The device, where it is one without TPM that has proved who it is; undefined for one that may have a TPM.
+   * @throws ServiceError 401 for a certificate that will not do
+   */
+  #proved({ headers, certificates }: ServiceRequest, id: string): RegisteredDevice | undefined {
+    if (headers.authorization !== undefined) return this.#keyHolder(id, this.#token(id, headers));
+    const { groups, clock } = this.#options;
+    const enrollment = this.#enrollment(id);
+    const chain = certificates();
+    if (enrollment === undefined) {
+      return chain.length === 0 ? undefined : groupDeviceByCertificate(chain, id, groups, clock());
     }
+    switch (enrollment.attestation.type) {
+      case 'tpm':
+        return undefined;
+      case 'x509':
+        return deviceByCertificate(chain, enrollment, clock());
+      case 'symmetricKey':
+        throw unauthorized('the request has no Authorization header');
+      case 'none':
+        throw unauthorized('the enrollment has no attestation by which a device could register');
+    }
+  }
+
+  /** The device whose symmetric key has signed the token. An enrollment of its own goes before a group. */
+  #keyHolder(id: string, token: PresentedToken): RegisteredDevice | undefined {
+    const enrollment = this.#enrollment(id);
+    return enrollment === undefined
+      ? groupDeviceBySymmetricKey(token, id, this.#options.groups)
+      : deviceBySymmetricKey(token, enrollment);
+  }
+
+  #enrollment(id: string): EnrollmentContent | undefined {
     const record = this.#options.enrollments.find(id);
-    if (record === undefined) {
+    return record === undefined ? undefined : (JSON.parse(record.json) as EnrollmentContent);
+  }
+
+  /** The enrollment, and the keys that the device shows: the endorsement key is the enrolled one. */
+  #shownTpm(id: string, members: Members): ShownTpm {
+    const enrollment = this.#enrollment(id);
+    if (enrollment === undefined) {
       throw new ServiceError(serviceErrorCodes.noSuchEnrollment, `enrollment ${id} does not exist`);
     }
-    const enrollment = JSON.parse(record.json) as EnrollmentContent;
-    const { attestation } = enrollment;
-    if (attestation.type !== 'tpm') {
-      throw notEmulated(`registration by ${attestation.type} is not emulated: by TPM it is`);
-    }
+    if (enrollment.attestation.type !== 'tpm')
+      throw unauthorized('the enrollment of this device is not for a TPM');
+    const enrolled: TpmAttestation['tpm'] = enrollment.attestation.tpm;
     const tpm = object(members['tpm'], 'tpm');
-    if (tpm['endorsementKey'] !== attestation.tpm.endorsementKey) {
+    if (tpm['endorsementKey'] !== enrolled.endorsementKey) {
       throw new ServiceError(
         serviceErrorCodes.invalidEndorsementKey,
         'the endorsement key is not the enrolled one',
@@ -206,23 +234,15 @@ class DeviceApi {
     if (storageRootKey === undefined) {
       throw invalidRequest('tpm.storageRootKey is not the TPM2B_PUBLIC of an RSA 2048 storage key');
     }
-    const payload = members['payload'];
-    return {
-      enrollment,
-      endorsementKey,
-      storageRootKey,
-      payload: payload === undefined || payload === null ? undefined : object(payload, 'payload'),
-    };
+    return { enrollment, endorsementKey, storageRootKey };
   }
 
-  #challenge(id: string, endorsementKey: TpmKey, storageRootKey: TpmKey): ServiceAnswer {
-    const key = randomBytes(keyBytes);
-    const session: Session = {
-      key,
-      storageRootKey: storageRootKey.bytes,
-      expiresAt: this.#options.clock().getTime() + sessionLifetimeMs,
-    };
-    this.#sessions.set(id.toLowerCase(), [...this.#openSessions(id), session].slice(-mostSessions));
+  #challenge({
+    enrollment: { registrationId: id },
+    endorsementKey,
+    storageRootKey,
+  }: ShownTpm): ServiceAnswer {
+    const { key } = this.#challenges.open(id, storageRootKey.bytes);
     const uri = `${this.#options.host}/${this.#options.idScope}/registrations/${id}`;
     return {
       status: 401,
@@ -251,149 +271,12 @@ class DeviceApi {
     return token;
   }
 
-  #sessionOf(id: string, token: PresentedToken): Session | undefined {
-    return this.#openSessions(id).find(({ key }) => isSignedWith(token, key));
-  }
-
-  #openSessions(id: string): readonly Session[] {
-    const now = this.#options.clock().getTime();
-    return (this.#sessions.get(id.toLowerCase()) ?? []).filter(({ expiresAt }) => expiresAt > now);
-  }
-
-  /** Registers the device as its enrollment says, and gives it a new key. */
-  #registered(
-    enrollment: EnrollmentContent,
-    endorsementKey: TpmKey,
-    storageRootKey: TpmKey,
-    sessionKey: Buffer,
-    payload: object | undefined,
-  ): Registration {
-    if (enrollment['provisioningStatus'] === 'disabled') {
-      return this.#unassigned(enrollment, sessionKey, 'disabled');
-    }
-    const { devices, clock } = this.#options;
-    const previous = devices.registration(enrollment.registrationId)?.assignment;
-    const deviceKey = randomBytes(keyBytes);
-    const place = this.#allocate(enrollment, previous);
-    const identity = this.#identity(enrollment, place, previous, deviceKey, clock());
-    const registration: Registration = {
-      ...this.#operationOf(enrollment, sessionKey),
-      outcome: 'assigned',
-      assignment: {
-        ...place,
-        authenticationKey: authenticationKey(
-          endorsementKey,
-          storageRootKey,
-          deviceKey,
-          `${place.assignedHub}/${place.deviceId}`,
-        ),
-        // Azure hands the payload to the function of a custom allocation, and what that returns to the device.
-        ...(payload !== undefined && enrollment['allocationPolicy'] === 'custom' ? { payload } : {}),
-      },
-    };
-    devices.commit({
-      registration,
-      identity,
-      remove:
-        previous !== undefined && hasMoved(previous, place)
-          ? { hub: previous.assignedHub, deviceId: previous.deviceId }
-          : undefined,
-    });
-    return registration;
-  }
-
-  /** A registration that ends without a hub; a device that has one keeps it. */
-  #unassigned(
-    enrollment: EnrollmentContent,
-    sessionKey: Buffer,
-    outcome: 'disabled' | 'failed',
-  ): Registration {
-    const { devices } = this.#options;
-    const previous = devices.registration(enrollment.registrationId)?.assignment;
-    const registration: Registration = {
-      ...this.#operationOf(enrollment, sessionKey),
-      outcome,
-      ...(previous === undefined ? {} : { assignment: previous }),
-    };
-    devices.commit({ registration });
-    return registration;
-  }
-
-  /** What every registration has, however it ends. */
-  #operationOf({ registrationId: id }: EnrollmentContent, sessionKey: Buffer): Omit<Registration, 'outcome'> {
-    const { devices, clock, assignDelayMs } = this.#options;
-    const now = clock();
-    return {
-      kind: 'registration',
-      registrationId: id,
-      createdDateTimeUtc: devices.registration(id)?.createdDateTimeUtc ?? now.toISOString(),
-      lastUpdatedDateTimeUtc: now.toISOString(),
-      etag: newEtag(),
-      operationId: `4.${randomBytes(8).toString('hex')}.${randomUUID()}`,
-      sessionKey: sessionKey.toString('base64'),
-      doneAt: now.getTime() + assignDelayMs,
-    };
-  }
-
-  /** Which hub, under which name, and what that means for a device that has been assigned before. */
-  #allocate(
-    enrollment: EnrollmentContent,
-    previous: Assignment | undefined,
-  ): Pick<Assignment, 'assignedHub' | 'deviceId' | 'substatus'> {
-    const { updateHubAssignment, migrateDeviceData } = enrollment['reprovisionPolicy'] as {
-      readonly updateHubAssignment: boolean;
-      readonly migrateDeviceData: boolean;
-    };
-    const deviceId = (enrollment['deviceId'] as string | undefined) ?? enrollment.registrationId;
-    const wanted = this.#hubFor(enrollment);
-    if (previous === undefined) {
-      return { assignedHub: wanted, deviceId, substatus: 'initialAssignment' };
-    }
-    const assignedHub = updateHubAssignment ? wanted : previous.assignedHub;
-    const isSame = !hasMoved(previous, { assignedHub, deviceId });
-    const moved = migrateDeviceData ? 'deviceDataMigrated' : 'deviceDataReset';
-    return { assignedHub, deviceId, substatus: isSame ? 'reprovisionedToInitialAssignment' : moved };
-  }
-
-  #hubFor(enrollment: EnrollmentContent): string {
-    const single = enrollment['iotHubHostName'] as string | undefined;
-    const hubs = (enrollment['iotHubs'] as readonly string[] | undefined) ?? [];
-    if (single !== undefined) return single.toLowerCase();
-    if (hubs.length === 0) return this.#options.hub;
-    // Hashed: evenly, and the same for the same device. The others depend on places and functions that are not here.
-    const isHashed = enrollment['allocationPolicy'] === 'hashed';
-    const digest = createHash('sha256').update(enrollment.registrationId.toLowerCase()).digest();
-    const index = isHashed ? digest.readUInt32BE(0) % hubs.length : 0;
-    return (hubs[index] ?? this.#options.hub).toLowerCase();
-  }
-
-  #identity(
-    enrollment: EnrollmentContent,
-    { assignedHub, deviceId, substatus }: Pick<Assignment, 'assignedHub' | 'deviceId' | 'substatus'>,
-    previous: Assignment | undefined,
-    deviceKey: Buffer,
-    now: Date,
-  ): HubIdentity {
-    const { devices } = this.#options;
-    const existing = devices.identity(assignedHub, deviceId);
-    const migrated =
-      previous !== undefined && substatus === 'deviceDataMigrated'
-        ? devices.identity(previous.assignedHub, previous.deviceId)?.twin
-        : undefined;
-    const capabilities = enrollment['capabilities'] as { readonly iotEdge?: boolean } | undefined;
-    return {
-      kind: 'device',
-      hub: assignedHub,
-      deviceId,
-      primaryKey: deviceKey.toString('base64'),
-      secondaryKey: randomBytes(keyBytes).toString('base64'),
-      generationId: existing?.generationId ?? newGenerationId(now),
-      etag: newEtag(),
-      createdDateTimeUtc: existing?.createdDateTimeUtc ?? now.toISOString(),
-      iotEdge: capabilities?.iotEdge === true,
-      twin:
-        migrated ?? (substatus === 'deviceDataReset' ? undefined : existing?.twin) ?? initialTwin(enrollment),
-    };
+  /** Never done at once, as at the service: the device asks for the outcome. */
+  #assigned(device: RegisteredDevice, fails: boolean): ServiceAnswer {
+    const registration = fails
+      ? this.#assignments.leaveUnassigned(device, 'failed')
+      : this.#assignments.assign(device);
+    return this.#operationAnswer(registration, 'assigning');
   }
 
   #operationAnswer(registration: Registration, state: OperationState): ServiceAnswer {
@@ -417,19 +300,39 @@ class DeviceApi {
   }
 }
 
-function hasMoved(
-  previous: Assignment,
-  { assignedHub, deviceId }: Pick<Assignment, 'assignedHub' | 'deviceId'>,
-): boolean {
-  return previous.assignedHub !== assignedHub || previous.deviceId !== deviceId;
+/** The registration id of the path, which the body may repeat. */
+function bodyOf({ parameters, body }: ServiceRequest): { readonly id: string; readonly members: Members } {
+  const id = registrationId(parameters[1]);
+  const members = object(body, 'the body');
+  const named = members['registrationId'];
+  if (named !== undefined && registrationId(named).toLowerCase() !== id.toLowerCase()) {
+    throw invalidRequest('registrationId is not the one in the path');
+  }
+  return { id, members };
 }
 
-function initialTwin(enrollment: EnrollmentContent): Twin {
-  const { tags = {}, properties } = (enrollment['initialTwin'] ?? {}) as {
-    readonly tags?: object;
-    readonly properties?: { readonly desired?: object };
+/** With a new key of its own, which leaves for the TPM only. */
+function registeredTpm(
+  { enrollment, endorsementKey, storageRootKey }: ShownTpm,
+  sessionKey: Buffer,
+): RegisteredDevice {
+  const deviceKey = randomBytes(keyBytes);
+  return {
+    registrationId: enrollment.registrationId,
+    content: enrollment,
+    sessionKey: sessionKey.toString('base64'),
+    credentials: {
+      primaryKey: deviceKey.toString('base64'),
+      secondaryKey: randomBytes(keyBytes).toString('base64'),
+    },
+    authenticationKey: (uri) => authenticationKey(endorsementKey, storageRootKey, deviceKey, uri),
   };
-  return { tags, desired: properties?.desired ?? {} };
+}
+
+/** Whether the token is signed with the session key of the registration, as devices with a TPM do. */
+function isSignedInSession(token: PresentedToken, registration: Registration | undefined): boolean {
+  const sessionKey = registration?.sessionKey;
+  return sessionKey !== undefined && isSignedWith(token, Buffer.from(sessionKey, 'base64'));
 }
 
 function unauthorized(message: string): ServiceError {

@@ -5,29 +5,31 @@
  */
 
 import { randomBytes, randomInt } from 'node:crypto';
-import { createServer, type Server } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
 import { join, resolve } from 'node:path';
-import { createSecureContext, type SecureContext } from 'node:tls';
 import { decodeBase64 } from '../encoding.ts';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
 import { deviceApi } from './device-api.ts';
 import { DeviceStore } from './device-store.ts';
 import { Disturbance } from './disturbance.ts';
+import { emulatorSettingsFile, recordedSettings, type EmulatorSettings } from './emulator-settings.ts';
 import { EnrollmentStore } from './enrollment-store.ts';
 import { hubApi } from './hub-api.ts';
 import { knobReport, largestSeed, type KnobReport, type Knobs } from './knobs.ts';
+import { listenOn, loopback, LoopbackServer, type PortWish } from './loopback-server.ts';
 import { requestListener, type AnsweredRequest, type ServiceApi } from './router.ts';
 import { serviceApi } from './service-api.ts';
 import { lockStateDirectory, makeStateDirectory, readState, writeState } from './state-directory.ts';
-import { caFile, ownHub, serverIdentity, type ServerIdentity } from './tls.ts';
+import { caFile, ownHub, serverIdentity } from './tls.ts';
 
 /** With knobs it misbehaves on purpose, for this run only. */
 export interface EmulatorOptions extends Knobs {
   /** State directory, made with mode 0700. */
   readonly dir: string;
-  /** TCP port of the operators' API. Without it, or with 0, the recorded one if it is free, else any free one. */
+  /**
+   * TCP port of the operators' API. Without it, or with 0, the recorded one if it is free, else any free one. Services
+   * with the same port share it.
+   */
   readonly port?: number;
   /** The same for the devices' API. */
   readonly devicePort?: number;
@@ -40,7 +42,7 @@ export interface EmulatorOptions extends Knobs {
 }
 
 export interface EmulatorInfo {
-  /** `127.0.0.1:PORT`. */
+  /** `127.0.0.1:PORT`, also where the connection string has no port, as it is the one of HTTPS. */
   readonly host: string;
   readonly port: number;
   /** Where devices register, `127.0.0.1:PORT`. */
@@ -67,19 +69,17 @@ export interface RunningEmulator {
   close(): Promise<void>;
 }
 
-const loopback = '127.0.0.1';
+/** In the order in which they are asked, where they share a port, whether a request is theirs. */
+type ServiceName = 'hub' | 'device' | 'service';
+
+/** Azure's clients take `host:port` for the name of a host. */
+const httpsPort = 443;
 const keyName = 'provisioningserviceowner';
 const keyBytes = 32;
 const connectionStringFile = 'service-connection-string';
-const settingsFile = 'emulator.json';
 const enrollmentsFile = 'enrollments.ndjson';
 const groupsFile = 'enrollment-groups.ndjson';
 const devicesFile = 'devices.ndjson';
-
-/** Longer than clients keep idle connections, so that it is never the emulator that closes one under a new request. */
-const keepAliveMs = 75_000;
-/** For requests that are being received when the emulator is closed. */
-const closingMs = 1000;
 
 /**
  * Starts the service; it answers when the promise resolves.
@@ -125,44 +125,50 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
         : groups.find(proof.enrollmentGroupId) !== undefined,
     );
 
-    const service = new LoopbackServer(identity);
-    const registration = new LoopbackServer(identity);
-    const hub = new LoopbackServer(identity, (name) => name !== ownHub && devices.hasHub(name));
-    const servers = [service, registration, hub];
+    const servers: LoopbackServer[] = [];
     const closeServers = async (): Promise<void> => {
       await Promise.all(servers.map((server) => server.close()));
     };
     try {
-      const port = await service.listen(options.port, settings?.port);
-      const devicePort = await registration.listen(options.devicePort, settings?.devicePort);
-      const hubPort = await hub.listen(options.hubPort, settings?.hubPort);
+      const listening = await listenOn(portWishes(options, settings), (names) => {
+        const server = new LoopbackServer({
+          identity,
+          hasName: names.includes('hub') ? (name) => name !== ownHub && devices.hasHub(name) : undefined,
+          // Those at which devices prove who they are.
+          asksForCertificate: names.some((name) => name !== 'service'),
+        });
+        servers.push(server);
+        return server;
+      });
+      const portOf = (name: ServiceName): number =>
+        listening.find(({ names }) => names.includes(name))?.port ?? 0;
+      const [port, devicePort, hubPort] = [portOf('service'), portOf('device'), portOf('hub')];
       const host = `${loopback}:${port}`;
       const deviceHost = `${loopback}:${devicePort}`;
       const idScope = settings?.idScope ?? newIdScope();
-      writeConnectionString(dir, host, key);
+      writeConnectionString(dir, port, key);
       const created = settings?.created ?? clock().toISOString();
       writeState(
         dir,
-        settingsFile,
+        emulatorSettingsFile,
         `${JSON.stringify({ port, devicePort, hubPort, idScope, hub: ownHub, created })}\n`,
       );
-      const policy = { resource: host, keyName, key };
-      const apis: readonly (readonly [LoopbackServer, ServiceApi])[] = [
-        [service, serviceApi({ enrollments, groups, devices, policy, clock })],
-        [
-          registration,
-          deviceApi({
-            enrollments,
-            devices,
-            clock,
-            idScope,
-            host: deviceHost,
-            hub: ownHub,
-            assignDelayMs: options.assignDelayMs ?? 0,
-          }),
-        ],
-        [hub, hubApi(devices, clock)],
-      ];
+      // Azure's clients know no port: what they sign is for the host alone.
+      const policy = { resources: [host, loopback], keyName, key };
+      const apis: Readonly<Record<ServiceName, ServiceApi>> = {
+        hub: hubApi(devices, clock),
+        device: deviceApi({
+          enrollments,
+          groups,
+          devices,
+          clock,
+          idScope,
+          host: deviceHost,
+          hub: ownHub,
+          assignDelayMs: options.assignDelayMs ?? 0,
+        }),
+        service: serviceApi({ enrollments, groups, devices, policy, clock }),
+      };
       const info: EmulatorInfo = {
         host,
         port,
@@ -176,7 +182,11 @@ export async function startEmulator(options: EmulatorOptions): Promise<RunningEm
         knobs: report ?? null,
       };
       const disturbance = report === undefined ? undefined : new Disturbance(knobs);
-      return new Emulator(info, apis, () => closeServers().then(release), {
+      const served = listening.map(({ server, names }) => ({
+        server,
+        apis: names.map((name) => apis[name]),
+      }));
+      return new Emulator(info, served, () => closeServers().then(release), {
         clock,
         disturbance,
         onRequest: options.onRequest,
@@ -205,7 +215,7 @@ class Emulator implements RunningEmulator {
 
   constructor(
     info: EmulatorInfo,
-    apis: readonly (readonly [LoopbackServer, ServiceApi])[],
+    served: readonly { readonly server: LoopbackServer; readonly apis: readonly ServiceApi[] }[],
     end: () => Promise<void>,
     { clock, disturbance, onRequest }: Behaviour,
   ) {
@@ -215,7 +225,9 @@ class Emulator implements RunningEmulator {
       this.#requests += 1;
       onRequest?.(entry);
     };
-    for (const [server, api] of apis) server.serve(requestListener([api], { clock, onAnswer, disturbance }));
+    for (const { server, apis } of served) {
+      server.serve(requestListener(apis, { clock, onAnswer, disturbance }));
+    }
   }
 
   get requests(): number {
@@ -228,143 +240,9 @@ class Emulator implements RunningEmulator {
   }
 }
 
-/** An HTTPS server on 127.0.0.1 that can be closed whatever its clients do. */
-class LoopbackServer {
-  readonly #server: Server;
-  /** All TCP connections, also those whose TLS handshake never ends, which Node.js's HTTP server does not count. */
-  readonly #sockets = new Set<Socket>();
-
-  /** @param hasName which names besides its own it has, for which it shows certificates of their own */
-  constructor(identity: ServerIdentity, hasName: (name: string) => boolean = () => false) {
-    const certificates = new NamedCertificates(identity);
-    this.#server = createServer({
-      key: identity.key,
-      cert: identity.certificate,
-      minVersion: 'TLSv1.2',
-      keepAlive: true,
-      SNICallback: (name, done) => {
-        // Without a context, the server's own certificate is shown.
-        if (!hasName(name)) done(null);
-        else
-          certificates.contextFor(name.toLowerCase()).then((context) => {
-            done(null, context);
-          }, done);
-      },
-    });
-    this.#server.keepAliveTimeout = keepAliveMs;
-    this.#server.on('connection', (socket: Socket) => {
-      this.#sockets.add(socket);
-      socket.once('close', () => this.#sockets.delete(socket));
-    });
-  }
-
-  /** The port that it listens on: the wanted one, or else the recorded one if it is free, or else any. */
-  async listen(wanted: number | undefined, recorded: number | undefined): Promise<number> {
-    try {
-      return await this.#listenOn(wanted || recorded || 0);
-    } catch (cause) {
-      if (!wanted && recorded !== undefined) return this.#listenOn(0);
-      throw new IotdmError(
-        'usage.invalid',
-        `port ${wanted ?? 0} of ${loopback} cannot be used (${systemErrorCode(cause) ?? 'unknown reason'})`,
-        { cause },
-      );
-    }
-  }
-
-  serve(listener: ReturnType<typeof requestListener>): void {
-    this.#server.on('request', listener);
-    // Without a listener, a connection that cannot be accepted, for want of descriptors say, would end the process.
-    this.#server.on('error', () => undefined);
-  }
-
-  async close(): Promise<void> {
-    if (!this.#server.listening) return;
-    const impatience = setTimeout(() => {
-      for (const socket of this.#sockets) socket.destroy();
-    }, closingMs);
-    await new Promise<void>((resolve) => {
-      this.#server.close(() => {
-        resolve();
-      });
-      this.#server.closeIdleConnections();
-    });
-    clearTimeout(impatience);
-  }
-
-  async #listenOn(port: number): Promise<number> {
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen({ port, host: loopback }, () => {
-        this.#server.off('error', reject);
-        resolve((this.#server.address() as AddressInfo).port);
-      });
-    });
-  }
-}
-
-/** Certificates for the names of hubs, issued when they are first asked for. */
-class NamedCertificates {
-  readonly #identity: ServerIdentity;
-  readonly #contexts = new Map<string, Promise<SecureContext>>();
-
-  constructor(identity: ServerIdentity) {
-    this.#identity = identity;
-  }
-
-  contextFor(name: string): Promise<SecureContext> {
-    const known = this.#contexts.get(name);
-    if (known !== undefined) return known;
-    const made = this.#identity
-      .issueFor(name)
-      .then(({ key, certificate }) => createSecureContext({ key, cert: certificate, minVersion: 'TLSv1.2' }));
-    this.#contexts.set(name, made);
-    return made;
-  }
-}
-
 /** `0ne` and eight more, as those of the service look. */
 function newIdScope(): string {
   return `0ne${randomBytes(4).toString('hex').toUpperCase()}`;
-}
-
-interface Settings {
-  readonly port: number;
-  readonly created: string;
-  /** Those of earlier versions have none of these. */
-  readonly devicePort?: number;
-  readonly hubPort?: number;
-  readonly idScope?: string;
-}
-
-function recordedSettings(dir: string): Settings | undefined {
-  const text = readState(dir, settingsFile);
-  if (text === undefined) return undefined;
-  try {
-    const { port, devicePort, hubPort, idScope, created } = JSON.parse(text) as Record<string, unknown>;
-    const isWhole =
-      isPort(port) &&
-      typeof created === 'string' &&
-      (devicePort === undefined || isPort(devicePort)) &&
-      (hubPort === undefined || isPort(hubPort)) &&
-      (idScope === undefined || (typeof idScope === 'string' && /^0ne[0-9A-F]{8}$/.test(idScope)));
-    if (isWhole) {
-      return {
-        port,
-        created,
-        ...(devicePort === undefined ? {} : { devicePort }),
-        ...(hubPort === undefined ? {} : { hubPort }),
-        ...(idScope === undefined ? {} : { idScope }),
-      };
-    }
-  } catch {
-    // Said below.
-  }
-  throw new IotdmError('input.invalid', `${join(dir, settingsFile)} is damaged`);
-}
-
-function isPort(value: unknown): value is number {
-  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0 && value < 65536;
 }
 
 /** The key in the recorded connection string: the host in it may be an earlier one. No message quotes the file. */
@@ -380,7 +258,19 @@ function recordedKey(dir: string): Buffer | undefined {
 }
 
 /** Only when it would change: a reader's view of the file stays the same file. */
-function writeConnectionString(dir: string, host: string, key: Secret): void {
+function writeConnectionString(dir: string, port: number, key: Secret): void {
+  const host = port === httpsPort ? loopback : `${loopback}:${port}`;
   const text = `HostName=${host};SharedAccessKeyName=${keyName};SharedAccessKey=${key.bytes.toString('base64')}`;
   if (readState(dir, connectionStringFile) !== text) writeState(dir, connectionStringFile, text);
+}
+
+function portWishes(
+  options: EmulatorOptions,
+  settings: EmulatorSettings | undefined,
+): readonly PortWish<ServiceName>[] {
+  return [
+    { name: 'hub', wanted: options.hubPort, recorded: settings?.hubPort },
+    { name: 'device', wanted: options.devicePort, recorded: settings?.devicePort },
+    { name: 'service', wanted: options.port, recorded: settings?.port },
+  ];
 }

@@ -10,12 +10,14 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { decodeBase64 } from '../encoding.ts';
+import { isCurrent, thumbprint } from './certificate-info.ts';
 import { newGenerationId, type DeviceStore, type HubIdentity } from './device-store.ts';
 import { isSameEtag, newEtag, unquoted } from './etags.ts';
 import { object } from './members.ts';
-import type { Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
-import { decoded, expiryProblem, isSignedWith, presentedToken } from './sas.ts';
+import type { Asked, Route, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
+import { decoded, expiryProblem, isSignedWith, presentedToken, type PresentedToken } from './sas.ts';
 import { ServiceError } from './service-error.ts';
+import { ownHub } from './tls.ts';
 
 const apiVersions = [
   '2018-06-30',
@@ -29,6 +31,17 @@ const largestMessage = 256 * 1024;
 const keyLength = { least: 16, most: 64, made: 32 } as const;
 const idPattern = /^[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}$/;
 
+/** How paths of the hub begin, also those that are not emulated. */
+const hubCollections = [
+  'devices',
+  'twins',
+  'configurations',
+  'jobs',
+  'statistics',
+  'digitaltwins',
+  'messages',
+];
+
 /** Six digits and the names of IoT Hub's own errors. */
 const hubErrors = {
   argumentInvalid: [400004, 'ArgumentInvalid'],
@@ -37,6 +50,7 @@ const hubErrors = {
   moduleExists: [409301, 'ModuleAlreadyExistsOnDevice'],
   preconditionFailed: [412001, 'PreconditionFailed'],
   messageTooLarge: [413001, 'MessageTooLarge'],
+  notEmulated: [501001, 'NotImplemented'],
 } as const satisfies Record<string, readonly [number, string]>;
 
 /** For refusals that are not the hub's own: of the router, and faults. */
@@ -87,6 +101,8 @@ export function hubApi(devices: DeviceStore, clock: () => Date): ServiceApi {
   return {
     extent: 'of IoT Hub there is what devices and modules do over HTTPS, and nothing for operators',
     apiVersions,
+    serves: ([first = ''], host) =>
+      host === ownHub || devices.hasHub(host) || hubCollections.includes(first.toLowerCase()),
     authorize: (request, { path }) => {
       // Modules are made and looked up by their device; all else is done by whom it concerns.
       if (path === module) api.device(request);
@@ -96,8 +112,6 @@ export function hubApi(devices: DeviceStore, clock: () => Date): ServiceApi {
     refuse: hubRefusal,
   };
 }
-
-type Asked = Pick<ServiceRequest, 'parameters' | 'headers'>;
 
 class HubApi {
   readonly #devices: DeviceStore;
@@ -109,15 +123,22 @@ class HubApi {
   }
 
   /** The device in the path, whose key the request is signed with. Throws HubError 401. */
-  device({ parameters: [deviceId = '', moduleId = ''], headers }: Asked): HubIdentity {
+  device(asked: Asked): HubIdentity {
+    const [deviceId = '', moduleId = ''] = asked.parameters;
     // A token for just this module covers the request too, if the device has signed it.
-    return this.#signer(headers, deviceId, undefined, [deviceId, `${deviceId}/modules/${moduleId}`]);
+    return (
+      this.#certified(asked, deviceId) ??
+      this.#signer(asked.headers, deviceId, undefined, [deviceId, `${deviceId}/modules/${moduleId}`])
+    );
   }
 
   /** The device or module in the path, whose key the request is signed with. Throws HubError 401. */
-  caller({ parameters: [deviceId = '', moduleId], headers }: Asked): HubIdentity {
-    const own = moduleId === undefined ? deviceId : `${deviceId}/modules/${moduleId}`;
-    return this.#signer(headers, deviceId, moduleId, [own]);
+  caller(asked: Asked): HubIdentity {
+    const [deviceId = '', moduleId] = asked.parameters;
+    if (moduleId !== undefined) {
+      return this.#signer(asked.headers, deviceId, moduleId, [`${deviceId}/modules/${moduleId}`]);
+    }
+    return this.#certified(asked, deviceId) ?? this.#signer(asked.headers, deviceId, undefined, [deviceId]);
   }
 
   module(request: ServiceRequest): ServiceAnswer {
@@ -175,12 +196,31 @@ class HubApi {
         connectionState: 'Disconnected',
         lastActivityTime: noTime,
         cloudToDeviceMessageCount: 0,
-        authenticationType: 'sas',
+        authenticationType: identity.thumbprint === undefined ? 'sas' : 'selfSigned',
         ...(moduleId === undefined ? { capabilities: { iotEdge: iotEdge === true } } : {}),
         tags: twin.tags,
         properties: { desired: { ...twin.desired, ...metadata }, reported: metadata },
       }),
     };
+  }
+
+  /**
+   * The device, where it shows a certificate and no token. At the emulator's address, which stands for every hub, that of
+   * any hub is meant that knows this certificate under this id.
+   * @throws HubError 401 when no hub does
+   */
+  #certified({ headers, certificates }: Asked, deviceId: string): HubIdentity | undefined {
+    if (headers.authorization !== undefined) return undefined;
+    const [own] = certificates();
+    if (own === undefined) return undefined;
+    const identity = [...this.#devices.hubs]
+      .filter((hub) => isAddressedTo(headers.host, hub))
+      .map((hub) => this.#devices.identity(hub, deviceId))
+      .find((found) => found?.thumbprint === thumbprint(own));
+    if (identity === undefined || !isCurrent(own, this.#clock())) {
+      throw unauthorized('the client certificate is not that of this device, or not valid now');
+    }
+    return identity;
   }
 
   /** @param covering what the token may be for, without `HUB/devices/` */
@@ -192,6 +232,12 @@ class HubApi {
   ): HubIdentity {
     const token = presentedToken(headers.authorization);
     if (typeof token === 'string') throw unauthorized(token);
+    if (isOfPolicy(token)) {
+      throw new HubError(
+        hubErrors.notEmulated,
+        'tokens of shared access policies are not emulated: the hub is for devices',
+      );
+    }
     // As it is documented, URL-encoded, and as Limpet writes it, plainly.
     const hub = [decoded(token.sr), token.sr]
       .map((sr) => hubIn(sr, covering))
@@ -210,6 +256,11 @@ class HubApi {
     if (problem !== undefined) throw unauthorized(problem);
     return identity;
   }
+}
+
+/** Whether a token is for all of a hub, signed in the name of a policy: those of operators are. */
+function isOfPolicy({ sr, skn }: PresentedToken): boolean {
+  return skn !== undefined && decoded(sr)?.includes('/') === false;
 }
 
 /** The hub in a resource `HUB/devices/…`, or undefined when it is none of those that cover the request. */

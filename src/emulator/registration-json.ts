@@ -39,9 +39,17 @@ export function registrationState(registration: Registration, now: Date): Readon
   };
 }
 
-/** Definition DeviceRegistrationResult: the same for the device, with its key. */
+/** Definition DeviceRegistrationResult: the same for the device, with its key or what it has proved. */
 export function registrationResult(registration: Registration, now: Date): Readonly<Record<string, unknown>> {
   const state = registrationState(registration, now);
-  const key = state['status'] === 'assigned' ? registration.assignment?.authenticationKey : undefined;
-  return { ...(key === undefined ? {} : { tpm: { authenticationKey: key } }), ...state };
+  return { ...(state['status'] === 'assigned' ? attestationResult(registration) : {}), ...state };
+}
+
+function attestationResult({ assignment, proof }: Registration): Readonly<Record<string, unknown>> {
+  if (proof !== undefined) {
+    const { kind, ...told } = proof;
+    return { [kind]: told };
+  }
+  const authenticationKey = assignment?.authenticationKey;
+  return authenticationKey === undefined ? {} : { tpm: { authenticationKey } };
 }

@@ -103,19 +103,16 @@ interface Outcome {
 }
 
 /** A listener for Node's HTTP servers, for one API or several that share a port. */
-export function requestListener(
-  apis: readonly [ServiceApi, ...ServiceApi[]],
-  options: RouterOptions,
-): RequestListener {
+export function requestListener(apis: readonly ServiceApi[], options: RouterOptions): RequestListener {
   const { clock, onAnswer, disturbance } = options;
   const compiled = apis.map(compile);
-  const last = compile(apis.at(-1) ?? apis[0]);
 
   async function respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const startedAt = performance.now();
     const [path = '/', query = ''] = splitOnce(request.url ?? '/', '?');
     const host = hostName(request.headers.host);
-    const api = compiled.find(({ serves }) => serves?.(partsOf(path), host) === true) ?? last;
+    const api = compiled.find(({ serves }) => serves?.(partsOf(path), host) === true) ?? compiled.at(-1);
+    if (api === undefined) return;
     let outcome: Outcome | undefined;
     try {
       outcome = await outcomeOf(api, request, path, query, options);

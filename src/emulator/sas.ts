@@ -7,8 +7,8 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { Secret } from '../secret.ts';
 
 export interface SharedAccessPolicy {
-  /** What the signature must be for: the service's `host:port`, compared without regard to case. */
-  readonly resource: string;
+  /** What the signature may be for: names of the service, compared without regard to case. */
+  readonly resources: readonly string[];
   /** Compared exactly, as `skn`. */
   readonly keyName: string;
   /** The key's bytes, base64 removed. */
@@ -38,7 +38,8 @@ export function signatureProblem(
   const token = presentedToken(authorization);
   if (typeof token === 'string') return token;
   if (token.skn === undefined) return 'the SharedAccessSignature does not consist of sr, sig, se and skn';
-  if (decoded(token.sr)?.toLowerCase() !== policy.resource.toLowerCase()) {
+  const resource = decoded(token.sr)?.toLowerCase();
+  if (!policy.resources.some((name) => name.toLowerCase() === resource)) {
     return 'the SharedAccessSignature is for another resource (sr)';
   }
   if (decoded(token.skn) !== policy.keyName) {

@@ -46,14 +46,15 @@ const POLL_MS = 20;
 export function emulatorStatus(directory: string): EmulatorStatus {
   const dir = resolve(directory);
   const holder = holderOf(dir);
-  const host = /^HostName=([^;]+);/.exec(readState(dir, 'service-connection-string') ?? '')?.[1];
-  const isRunning = holder !== undefined && host !== undefined;
-  const { devicePort, hubPort, idScope, hub } = isRunning ? settingsIn(dir) : {};
+  const recorded = /^HostName=([^;]+);/.exec(readState(dir, 'service-connection-string') ?? '')?.[1];
+  const isRunning = holder !== undefined && recorded !== undefined;
+  const { port, devicePort, hubPort, idScope, hub } = isRunning ? settingsIn(dir) : {};
   const address = (port: unknown): string | null => (typeof port === 'number' ? `127.0.0.1:${port}` : null);
   const text = (value: unknown): string | null => (typeof value === 'string' ? value : null);
   return {
     running: isRunning,
-    host: isRunning ? host : null,
+    // With the port of HTTPS, the connection string has none.
+    host: isRunning ? (address(port) ?? recorded) : null,
     deviceHost: address(devicePort),
     idScope: text(idScope),
     connectionStringFile: isRunning ? join(dir, 'service-connection-string') : null,

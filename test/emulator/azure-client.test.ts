@@ -1,87 +1,89 @@
-/** Azure's own client for operators as a witness: what it sends is understood, what is answered it understands. */
+/**
+ * Azure's own clients as witnesses, unmodified, for operators and for devices without a TPM: what they send is understood,
+ * what is answered they understand. They know no port but that of HTTPS; where it cannot be had here, Node.js's own
+ * agent, which they use, is told another.
+ */
 
 import assert from 'node:assert/strict';
-import { request as httpsRequest, type Agent } from 'node:https';
+import { createHmac, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { globalAgent } from 'node:https';
+import { createServer, type AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import httpBase, { type Http } from 'azure-iot-http-base';
 import common from 'azure-iot-common';
+import provisioningDevice from 'azure-iot-provisioning-device';
+import provisioningHttp from 'azure-iot-provisioning-device-http';
 import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
+import { certified, type Certified } from '../fakes/device-certificates.ts';
+import { promised } from '../lab/azure-tpm.ts';
 import { enrollment, remove, startRig, temporaryDirectory, type AnswerBody, type Rig } from './rig.ts';
 
-type BuildRequest = Parameters<Http['buildRequest']>;
+type Json = Readonly<Record<string, unknown>>;
+type Callback = (error: unknown, result?: unknown) => void;
 
-/** Azure's Http takes `127.0.0.1:PORT` for a DNS name: this one splits it, and trusts the emulator's authority. */
-class PortedHttp extends httpBase.Http {
-  readonly #agent: Agent;
+const trusted = globalAgent.options.ca;
+const httpsPort = globalAgent as unknown as { defaultPort: number };
+let dir: string;
+let rig: Rig;
+let client: ProvisioningServiceClient;
 
-  constructor(agent: Agent) {
-    super();
-    this.#agent = agent;
-  }
+before(async () => {
+  dir = await temporaryDirectory();
+  const port = (await freePort(443)) ?? (await freePort(0)) ?? 0;
+  rig = await startRig({ dir, port, devicePort: port, hubPort: port });
+  globalAgent.options.ca = await readFile(rig.emulator.info.ca, 'utf8');
+  httpsPort.defaultPort = port;
+  const [address = ''] = /127\.0\.0\.1(:[0-9]+)?/.exec(rig.connectionString) ?? [];
+  assert.equal(address, port === 443 ? '127.0.0.1' : `127.0.0.1:${port}`);
+  client = provisioningService.ProvisioningServiceClient.fromConnectionString(
+    rig.connectionString.replace(address, '127.0.0.1'),
+  );
+});
 
-  override buildRequest(
-    method: BuildRequest[0],
-    path: BuildRequest[1],
-    headers: BuildRequest[2],
-    host: BuildRequest[3],
-    options: BuildRequest[4],
-    done?: BuildRequest[5],
-  ): ReturnType<Http['buildRequest']> {
-    const [hostname, port] = (host as string).split(':');
-    return super.buildRequest(
-      method,
-      path,
-      headers,
-      hostname ?? '',
-      {
-        port: Number(port),
-        request: (given: object, listener: never) => httpsRequest({ ...given, agent: this.#agent }, listener),
-      } as unknown as BuildRequest[4],
-      (done ?? options) as BuildRequest[5],
-    );
+after(async () => {
+  globalAgent.destroy();
+  globalAgent.options.ca = trusted;
+  httpsPort.defaultPort = 443;
+  await rig.close();
+  await remove(dir);
+});
+
+/** The port itself where it can be listened on; undefined where it cannot. */
+async function freePort(wanted: number): Promise<number | undefined> {
+  const server = createServer();
+  try {
+    server.listen(wanted, '127.0.0.1');
+    await once(server, 'listening');
+    return (server.address() as AddressInfo).port;
+  } catch {
+    return undefined;
+  } finally {
+    server.close();
   }
 }
 
-describe("Azure's own client", () => {
-  let dir: string;
-  let rig: Rig;
-  let client: ProvisioningServiceClient;
-
-  before(async () => {
-    dir = await temporaryDirectory();
-    rig = await startRig({ dir });
-    const { HostName, SharedAccessKeyName, SharedAccessKey } = common.ConnectionString.parse(
-      rig.connectionString,
-    );
-    assert.ok(HostName && SharedAccessKeyName && SharedAccessKey);
-    const config = {
-      host: HostName,
-      sharedAccessSignature: common.SharedAccessSignature.create(
-        HostName,
-        SharedAccessKeyName,
-        SharedAccessKey,
-        Date.now(),
-      ),
-    };
-    const rest = new httpBase.RestApiClient(config, 'witness', new PortedHttp(rig.agent));
-    client = new provisioningService.ProvisioningServiceClient(config, rest);
-  });
-
-  after(async () => {
-    await rig.close();
-    await remove(dir);
-  });
-
-  /** Its promises lose errors: with a callback it says everything. */
-  const asked = async (
-    ask: (done: (error: unknown, result?: unknown) => void) => void,
-  ): Promise<AnswerBody> =>
-    new Promise((resolve, reject) => {
-      ask((error, result) => {
-        if (error instanceof Error) reject(error);
-        else resolve(result as AnswerBody);
-      });
+/** Its promises lose errors: with a callback it says everything. */
+const asked = async (ask: (done: Callback) => void): Promise<AnswerBody> =>
+  new Promise((resolve, reject) => {
+    ask((error, result) => {
+      if (error instanceof Error) reject(error);
+      else resolve(result as AnswerBody);
     });
+  });
+
+async function pagesOf(query: { hasMoreResults: boolean; next(done: Callback): unknown }): Promise<Json[][]> {
+  const pages: Json[][] = [];
+  while (query.hasMoreResults) {
+    const page = await asked((done) => {
+      query.next(done);
+    });
+    pages.push(page as unknown as Json[]);
+  }
+  return pages;
+}
+
+describe("Azure's own client for operators", () => {
   const put = (body: object): Promise<AnswerBody> =>
     asked((done) => {
       client.createOrUpdateIndividualEnrollment(body as never, done);
@@ -117,14 +119,171 @@ describe("Azure's own client", () => {
       client.runBulkEnrollmentOperation({ mode: 'create', enrollments } as never, done);
     });
     assert.equal(result.isSuccessful, true);
-    const query = client.createIndividualEnrollmentQuery({ query: 'SELECT * FROM enrollments' }, 2);
-    const pages: unknown[] = [];
-    while (query.hasMoreResults) {
-      const page = await asked((done) => {
-        query.next(done);
-      });
-      pages.push((page as unknown as readonly AnswerBody[]).map((item) => item.registrationId));
+    for (const query of ['SELECT * FROM enrollments', '*', 'SELECT *']) {
+      const pages = await pagesOf(client.createIndividualEnrollmentQuery({ query }, 2));
+      assert.deepEqual(
+        pages.map((page) => page.map((item) => item['registrationId'])),
+        [['witness-0', 'witness-1'], ['witness-2', 'witness-3'], ['witness-4']],
+      );
     }
-    assert.deepEqual(pages, [['witness-0', 'witness-1'], ['witness-2', 'witness-3'], ['witness-4']]);
+  });
+
+  it('creates, updates, reads, lists and deletes an enrollment group', async () => {
+    const [one, other] = await Promise.all([
+      certified('root', { ca: true }),
+      certified('other', { ca: true }),
+    ]);
+    const group = {
+      enrollmentGroupId: 'witness-group',
+      attestation: { type: 'x509', x509: { signingCertificates: { primary: { certificate: one.cert } } } },
+    };
+    const putGroup = (body: object): Promise<AnswerBody> =>
+      asked((done) => {
+        client.createOrUpdateEnrollmentGroup(body as never, done);
+      });
+    const created = await putGroup(group);
+    assert.ok(!JSON.stringify(created).includes('BEGIN CERTIFICATE'));
+    const updated = await putGroup({ ...created, provisioningStatus: 'disabled' });
+    await assert.rejects(putGroup(created));
+    assert.deepEqual(
+      await asked((done) => {
+        client.getEnrollmentGroup('witness-group', done);
+      }),
+      updated,
+    );
+    assert.deepEqual(
+      await asked((done) => {
+        client.getEnrollmentGroupAttestationMechanism('witness-group', done);
+      }),
+      updated.attestation,
+    );
+    assert.deepEqual(await pagesOf(client.createEnrollmentGroupQuery({ query: '*' }, 10) as never), [
+      [updated],
+    ]);
+    const replaced = { signingCertificates: { primary: { certificate: other.cert } } };
+    const last = await putGroup({ ...updated, attestation: { type: 'x509', x509: replaced } });
+    assert.ok(JSON.stringify(last).includes(other.sha256Thumbprint));
+    await asked((done) => {
+      client.deleteEnrollmentGroup(last as never, done);
+    });
+    await assert.rejects(
+      asked((done) => {
+        client.getEnrollmentGroup('witness-group', done);
+      }),
+    );
+  });
+});
+
+describe("Azure's own client for devices", () => {
+  /** As its packages for each kind of security have it; what it can do tells the client which it is. */
+  const keySecurity = (id: string, key: string): object => ({
+    getRegistrationId: (done: Callback) => {
+      done(null, id);
+    },
+    createSharedAccessSignature: (idScope: string, done: Callback) => {
+      const expiry = Math.ceil(Date.now() / 1000) + 3600;
+      const resource = `${idScope}/registrations/${id}`;
+      done(null, common.SharedAccessSignature.create(resource, 'registration', key, expiry));
+    },
+  });
+  const certificateSecurity = ({ name, cert, key }: Certified): object => ({
+    getRegistrationId: () => name,
+    getCertificate: (done: Callback) => {
+      done(null, { cert, key });
+    },
+  });
+  const register = async (security: object): Promise<Json> => {
+    const device = provisioningDevice.ProvisioningDeviceClient.create(
+      '127.0.0.1',
+      rig.emulator.info.idScope,
+      new provisioningHttp.Http(),
+      security as never,
+    );
+    const result: unknown = await promised((done) => {
+      device.register(done);
+    });
+    return result as Json;
+  };
+
+  it('registers by symmetric key and by certificate, of the device and of a group', async () => {
+    const [root, own] = await Promise.all([certified('plant', { ca: true }), certified('own')]);
+    const member = await certified('member', { issuer: root });
+    const key = randomBytes(32).toString('base64');
+    const symmetricKey = { primaryKey: key, secondaryKey: key };
+    const derived = createHmac('sha256', Buffer.from(key, 'base64')).update('keyed-member').digest('base64');
+    for (const registrationId of ['keyed', 'own']) {
+      const attestation =
+        registrationId === 'keyed'
+          ? { type: 'symmetricKey', symmetricKey }
+          : { type: 'x509', x509: { clientCertificates: { primary: { certificate: own.cert } } } };
+      await asked((done) => {
+        client.createOrUpdateIndividualEnrollment({ registrationId, attestation } as never, done);
+      });
+    }
+    for (const enrollmentGroupId of ['keys', 'certificates']) {
+      const attestation =
+        enrollmentGroupId === 'keys'
+          ? { type: 'symmetricKey', symmetricKey }
+          : { type: 'x509', x509: { signingCertificates: { primary: { certificate: root.cert } } } };
+      await asked((done) => {
+        client.createOrUpdateEnrollmentGroup({ enrollmentGroupId, attestation } as never, done);
+      });
+    }
+    for (const [security, deviceId] of [
+      [keySecurity('keyed', key), 'keyed'],
+      [keySecurity('keyed-member', derived), 'keyed-member'],
+      [certificateSecurity(own), 'own'],
+      [certificateSecurity(member), 'member'],
+    ] as const) {
+      const { status, assignedHub, deviceId: assigned } = await register(security);
+      assert.deepEqual([status, assignedHub, assigned], ['assigned', rig.emulator.info.hub, deviceId]);
+    }
+    for (const [group, registrationId] of [
+      ['keys', 'keyed-member'],
+      ['certificates', 'member'],
+    ] as const) {
+      const query = client.createEnrollmentGroupDeviceRegistrationStateQuery({ query: '*' }, group, 10);
+      const [states, ...more] = await pagesOf(query);
+      assert.deepEqual(
+        [states?.map((state) => [state['registrationId'], state['status']]), more],
+        [[[registrationId, 'assigned']], []],
+      );
+    }
+    await assert.rejects(register(keySecurity('keyed', derived)), { name: 'UnauthorizedError' });
+    await assert.rejects(register(certificateSecurity(await certified('own'))), {
+      name: 'UnauthorizedError',
+    });
+  });
+});
+
+describe('services that share a port', () => {
+  it('are told apart by path, and the hub by its name as well', async () => {
+    const { info } = rig.emulator;
+    assert.deepEqual([info.deviceHost, info.hubHost], [info.host, info.host]);
+    const about = async (path: string, host = '127.0.0.1'): Promise<string> => {
+      const { status, text } = await rig.callAt(info.host, 'PATCH', path, { headers: { host } });
+      assert.equal(status, 501);
+      return /is not emulated: of (DPS for operators|DPS for devices|IoT Hub)/.exec(text)?.[1] ?? text;
+    };
+    for (const path of ['/enrollments/x', '/registrations/registrations/query', '/', '/x/y/z']) {
+      assert.equal(await about(path), 'DPS for operators');
+      assert.equal(await about(path, `${info.hub}:443`), 'IoT Hub');
+    }
+    assert.equal(await about(`/${info.idScope}/registrations/x/register`), 'DPS for devices');
+    assert.equal(await about('/enrollmentGroups/registrations/attestationmechanism'), 'DPS for operators');
+    assert.equal(await about('/devices/x'), 'IoT Hub');
+  });
+
+  it('share it again after a restart, and may part', async () => {
+    const { port } = rig.emulator.info;
+    await rig.close();
+    rig = await startRig({ dir });
+    const { info } = rig.emulator;
+    assert.deepEqual([info.port, info.deviceHost, info.hubHost], [port, info.host, info.host]);
+    const apart = (await freePort(0)) ?? 0;
+    await rig.close();
+    rig = await startRig({ dir, devicePort: apart });
+    const { host, deviceHost, hubHost } = rig.emulator.info;
+    assert.deepEqual([host, deviceHost, hubHost], [`127.0.0.1:${port}`, `127.0.0.1:${apart}`, host]);
   });
 });

@@ -234,7 +234,7 @@ describe('what is refused', () => {
       refused(
         unknown,
         501001,
-        /^GET \S+ is not emulated: of DPS for devices there is registration over HTTPS$/,
+        /^GET \S+ is not emulated: of DPS for devices there is registration over HTTPS, by TPM/,
       );
     }
   });

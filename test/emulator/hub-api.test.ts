@@ -165,6 +165,11 @@ describe('a device', () => {
       const answer = await ask(method, path, { authorization });
       refused(answer, 501, 'NotImplemented', /is not emulated: of IoT Hub there is .*nothing for operators$/);
     }
+    // What operators may ask as devices do.
+    for (const path of [`/twins/${encodeURIComponent(deviceId)}`, modulePath('m1')]) {
+      const answer = await ask('GET', path, { authorization });
+      refused(answer, 501, 'NotImplemented', /tokens of shared access policies are not emulated/);
+    }
     refused(
       await ask('GET', `${devicePath}/messages/devicebound`, { query: '' }),
       400,

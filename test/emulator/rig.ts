@@ -53,6 +53,8 @@ export interface CallOptions {
   readonly authorization?: string | null;
   /** The query string; `api-version=2021-10-01` when absent. */
   readonly query?: string;
+  /** With the client certificate that it shows; the caller's own, which shows none, when absent. */
+  readonly agent?: Agent;
 }
 
 export interface Caller {
@@ -166,17 +168,20 @@ async function send(
     ...options.headers,
   };
   return new Promise((resolve, reject) => {
-    const sent = request({ agent, host: '127.0.0.1', port, method, path, headers }, (response) => {
-      const chunks: Buffer[] = [];
-      response.on('data', (chunk: Buffer) => chunks.push(chunk));
-      response.on('error', reject);
-      response.on('end', () => {
-        const text = Buffer.concat(chunks).toString('utf8');
-        const json = parsed(text);
-        const items = json as unknown as readonly AnswerBody[];
-        resolve({ status: response.statusCode ?? 0, headers: response.headers, text, json, items });
-      });
-    });
+    const sent = request(
+      { agent: options.agent ?? agent, host: '127.0.0.1', port, method, path, headers },
+      (response) => {
+        const chunks: Buffer[] = [];
+        response.on('data', (chunk: Buffer) => chunks.push(chunk));
+        response.on('error', reject);
+        response.on('end', () => {
+          const text = Buffer.concat(chunks).toString('utf8');
+          const json = parsed(text);
+          const items = json as unknown as readonly AnswerBody[];
+          resolve({ status: response.statusCode ?? 0, headers: response.headers, text, json, items });
+        });
+      },
+    );
     sent.on('error', reject);
     sent.end(body);
   });

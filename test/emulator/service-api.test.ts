@@ -497,7 +497,7 @@ describe('authorization', () => {
       [good.replace(/sig=[^&]*/, 'sig=AAAA'), /\(sig\)/],
       [good.replace(/se=[0-9]+/, `se=${fresh(7200)}`), /\(sig\)/],
       [token({ key: Buffer.alloc(32, 1).toString('base64') }), /\(sig\)/],
-      [token({ sr: '127.0.0.1' }), /\(sr\)/],
+      [token({ sr: '127.0.0.2' }), /\(sr\)/],
       [token({ sr: 'other.azure-devices-provisioning.net' }), /\(sr\)/],
       [token({ skn: 'enrollmentread' }), /\(skn\)/],
       [token({ se: fresh(0) }), /expired/],
