@@ -511,7 +511,7 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'named for each row',
     fix: ({ details }) =>
       'journal' in details
-        ? 'run the same command again to try these rows once more, or mend them in the file and add --restart: what is enrolled as the file says is left alone'
+        ? `run the same command again to try these rows once more, or mend them in the file and add --restart: ${details['mode'] === 'delete' ? 'what is gone already is skipped' : 'what is enrolled as the file says is left alone'}`
         : 'mend the rows named above and run the same command again: rows that are done are left alone',
   },
   'verify.slot': {

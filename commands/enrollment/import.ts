@@ -1,17 +1,21 @@
 import { IotdmError } from '../../src/errors.ts';
 import type { RowFailure } from '../../src/records/import-journal.ts';
 import type {
+  DeletionRow,
   EnrollmentRow,
   InputCheck,
   InputSource,
+  InputOptions,
+  PlacedDeletion,
   PlacedRow,
 } from '../../src/station/enrollment-input.ts';
-import type { ImportSummary } from '../../src/station/import.ts';
+import type { ImportProgress, ImportSummary } from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
 import { withCheckedInput } from '../shared/enrollment-options.ts';
 import {
   importLimits,
   importOptions,
+  inputOptions,
   type ImportLimits,
   type ImportOptions,
 } from '../shared/import-options.ts';
@@ -48,6 +52,10 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'row nothing is sent. Safe to repeat: devices that are enrolled as the file says are left alone, and fields that a ' +
     'row does not name stay as they are. A device id or registration id that is enrolled with another endorsement key ' +
     'is never overwritten.\n\n' +
+    'With --mode delete, only what a row stands for is deleted, in the version that was compared: an enrollment with ' +
+    'another endorsement key, another kind of attestation or other certificates is a conflict. What enrollment list ' +
+    'writes can be the input, whichever kinds of attestation it holds. With --ids-only a file holds registration ids ' +
+    'alone (CSV, one a line, NDJSON, JSON), and neither key nor kind nor version is compared.\n\n' +
     'A journal keeps what has become of each row. Run again with the same input, the import goes on where it stopped, ' +
     'whatever ended it, and tries failed rows once more. With credentials, --dry-run compares every row with the ' +
     'service and says what would be done.\n\n' +
@@ -59,13 +67,15 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'iotdm enrollment import shift-1.ndjson shift-2.ndjson --json',
     'iotdm enrollment import devices.csv --dry-run',
     'iotdm enrollment import devices.csv --rate 200 --report outcome.csv',
+    'iotdm enrollment import scrapped.csv --mode delete --dry-run',
     'produce-rows | iotdm enrollment import - --format ndjson --journal rows.journal',
   ],
   seeAlso: ['iotdm harvest', 'iotdm enrollment export', 'iotdm enrollment list'],
   settings: ['service', 'timeout', 'confirm', 'dry-run'],
   options: importOptions,
-  async run(context, [files], options) {
-    const limits = importLimits(options);
+  async run(context, [files], typed) {
+    const limits = importLimits(typed);
+    const options = inputOptions(typed);
     return withCheckedInput(context, files, options.format, options, async (sources, check) => {
       if (!context.settings.dryRun) return runImport(context, files, sources, check, options, limits);
       if (!context.hasServiceCredentials) return { total: check.rows, dryRun: true };
@@ -101,45 +111,52 @@ async function runImport(
   files: readonly string[],
   sources: readonly InputSource[],
   { rows: total, seal }: InputCheck,
-  options: ImportOptions,
+  options: ImportOptions & InputOptions,
   limits: ImportLimits,
 ): Promise<ImportSummary> {
   const { mode, bulkCost, force = false, report } = options;
   if (report !== undefined) await checkReportPath(report);
-  const [{ importEnrollments }, { Governor }, { readPlacedRows }, service] = await Promise.all([
+  const [{ deleteEnrollments, importEnrollments }, { Governor }, input, service] = await Promise.all([
     import('../../src/station/import.ts'),
     import('../../src/dps/governor.ts'),
     import('../../src/station/enrollment-input.ts'),
     context.openService({ attempts: 1, graceMs: GRACE_MS, maxSockets: limits.concurrency }),
   ]);
-  if (mode === 'delete') await context.confirm(`Delete ${count(total, 'enrollment')} from ${service.host}?`);
+  if (mode === 'delete') {
+    const byId = options.idsOnly === true ? ', by registration id alone,' : '';
+    await context.confirm(`Delete ${count(total, 'enrollment')}${byId} from ${service.host}?`);
+  }
 
-  const rows = (): AsyncIterable<readonly PlacedRow[]> => readPlacedRows(sources, options, seal);
+  const toEnroll = (): AsyncIterable<readonly PlacedRow[]> => input.readPlacedRows(sources, options, seal);
+  const toDelete = (): AsyncIterable<readonly PlacedDeletion[]> =>
+    input.readPlacedDeletions(sources, options, seal);
+  const rows = mode === 'delete' ? toDelete : toEnroll;
   const identity = { input: seal.digest, rows: total, mode, host: service.host.toLowerCase() };
   return withJournal(journalPath(files, options), identity, options, async (journal) => {
     const listed: RowFailure[] = [];
     const progress = await ProgressReport.start(context.console, total);
+    const common = {
+      total,
+      service,
+      force,
+      bulkCost,
+      journal,
+      concurrency: limits.concurrency,
+      giveUpAfterMs: limits.giveUpAfterMs,
+      governor: new Governor({ ratePerMinute: limits.ratePerMinute }),
+      signal: context.host.signal,
+      onProgress: (now: ImportProgress) => {
+        progress.update(now);
+      },
+      onFailure: (failure: RowFailure) => {
+        if (listed.length < LISTED_FAILURES) listed.push(failure);
+      },
+    };
     let summary: ImportSummary;
     try {
-      summary = await importEnrollments({
-        rows,
-        total,
-        service,
-        mode,
-        force,
-        bulkCost,
-        journal,
-        concurrency: limits.concurrency,
-        giveUpAfterMs: limits.giveUpAfterMs,
-        governor: new Governor({ ratePerMinute: limits.ratePerMinute }),
-        signal: context.host.signal,
-        onProgress: (now) => {
-          progress.update(now);
-        },
-        onFailure: (failure) => {
-          if (listed.length < LISTED_FAILURES) listed.push(failure);
-        },
-      });
+      summary = await (mode === 'delete'
+        ? deleteEnrollments({ ...common, rows: toDelete })
+        : importEnrollments({ ...common, mode, rows: toEnroll }));
     } catch (error) {
       const isOver = !(error instanceof IotdmError) || !error.code.startsWith('network.');
       // What has become of the rows so far is worth knowing when it goes on another day.
@@ -154,7 +171,7 @@ async function runImport(
       });
     }
     const failures = listed.map((failure) => ({ ...failure, place: placeOf(failure, sources) }));
-    return orPartial(context, summary, failures, report);
+    return orPartial(context, summary, failures, options);
   });
 }
 
@@ -175,12 +192,14 @@ async function compareOnly(
   context: Context,
   sources: readonly InputSource[],
   { rows: total, seal }: InputCheck,
-  { mode, bulkCost, force = false, ...input }: ImportOptions,
+  options: ImportOptions & InputOptions,
   limits: ImportLimits,
 ): Promise<void> {
-  const [{ ImportPlan }, { Requests }, { Governor }, { readCheckedRows }, { printPlan }, service] =
+  const { mode, bulkCost, force = false } = options;
+  const [{ ImportPlan }, { DeletionPlan }, { Requests }, { Governor }, input, { printPlan }, service] =
     await Promise.all([
       import('../../src/station/import-plan.ts'),
+      import('../../src/station/deletion-plan.ts'),
       import('../../src/station/import-requests.ts'),
       import('../../src/dps/governor.ts'),
       import('../../src/station/enrollment-input.ts'),
@@ -195,7 +214,14 @@ async function compareOnly(
     giveUpAfterMs: limits.giveUpAfterMs,
     signal: context.host.signal,
   });
-  const rows = (): AsyncIterable<EnrollmentRow> => readCheckedRows(sources, input, seal);
-  const plan = new ImportPlan({ ...limits, rows, total, mode, force, bulkCost, requests });
-  await printPlan(context, plan, mode);
+  const common = { ...limits, total, force, requests };
+  if (mode === 'delete') {
+    const rows = (): AsyncIterable<readonly DeletionRow[]> =>
+      input.readPlacedDeletions(sources, options, seal);
+    const isByIdOnly = options.idsOnly === true;
+    await printPlan(context, new DeletionPlan({ ...common, rows, isByIdOnly }), mode);
+    return;
+  }
+  const rows = (): AsyncIterable<EnrollmentRow> => input.readCheckedRows(sources, options, seal);
+  await printPlan(context, new ImportPlan({ ...common, rows, mode, bulkCost }), mode);
 }

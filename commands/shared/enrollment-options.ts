@@ -15,14 +15,17 @@ import {
   type SeenCell,
 } from '../../src/station/enrollment-input.ts';
 import { shownText } from '../../src/station/enrollment-columns.ts';
+import { onlyIds } from '../../src/station/deletion-rows.ts';
 import type { Context } from './context.ts';
 import { BundleOpener } from './bundle-input.ts';
 import { encodingOf, type CsvFileOptions } from './csv-options.ts';
+import { CommandError } from './failure.ts';
 import { defaultFaultReport, FaultReport } from './fault-report.ts';
 
 export interface InputFileOptions extends CsvFileOptions {
   readonly ignoreUnknownColumns?: boolean;
   readonly textColumns?: readonly string[];
+  readonly deletion?: 'compared' | 'ids-only';
   readonly faults?: string;
   readonly verifyKey?: string;
 }
@@ -77,7 +80,7 @@ export async function withCheckedInput<T>(
       }
     }
     const { check, report } = await checkAndReport(context, sources, files, options);
-    if (check.faultCount > 0) throw refuseRows(context, check, report);
+    if (check.faultCount > 0) throw refuseRows(context, check, report, deletionHint(options, check));
     return await task(sources, check);
   } finally {
     if (spool !== undefined) await rm(join(spool, '..'), { recursive: true, force: true });
@@ -142,11 +145,13 @@ function shownCell({ cell, file, line }: SeenCell): string {
 /**
  * Prints the faults and returns the error that ends the command.
  * @param report the file that holds all of them, where there is one
+ * @param hint where another one than usual helps
  */
 export function refuseRows(
   context: Context,
   { faults, faultCount, rows }: Pick<InputCheck, 'faults' | 'faultCount' | 'rows'>,
   report?: string,
+  hint?: string,
 ): IotdmError {
   // A single fault stands in the error line itself.
   if (!context.settings.json && faultCount > 1) {
@@ -160,7 +165,22 @@ export function refuseRows(
       ? `one fault in ${rows} rows: ${describeFault(first)}`
       : `${faultCount} faults in ${rows} rows${place}`;
   const details = { rows, faultCount, faults, ...(report === undefined ? {} : { report }) };
-  return new IotdmError('input.rows', message, { details });
+  return hint === undefined
+    ? new IotdmError('input.rows', message, { details })
+    : new CommandError('input.rows', message, hint, details);
+}
+
+/** Rows to be deleted that say too little to be compared, or more than is compared. */
+function deletionHint({ deletion }: InputFileOptions, { faults }: InputCheck): string | undefined {
+  if (deletion === 'ids-only') {
+    if (!faults.some(({ message }) => message.startsWith(onlyIds))) return undefined;
+    return 'leave out --ids-only to have the rows compared, or pass --ignore-unknown-columns to delete by id all the same';
+  }
+  const isKeyMissing = faults.some(
+    ({ field, message }) => field === 'endorsementKey' && message.includes('missing'),
+  );
+  if (deletion === undefined || !isKeyMissing) return undefined;
+  return 'the endorsement key is compared before anything is deleted: name it, or pass --ids-only to delete by registration id alone';
 }
 
 async function spoolStdin(context: Context): Promise<string> {

@@ -10,7 +10,7 @@ import {
   verifyKeyOption,
   type InputFileOptions,
 } from './enrollment-options.ts';
-import type { InputFormat } from '../../src/station/enrollment-input.ts';
+import type { InputFormat, InputOptions } from '../../src/station/enrollment-input.ts';
 
 export interface ImportOptions extends InputFileOptions {
   readonly mode: ImportMode;
@@ -24,6 +24,7 @@ export interface ImportOptions extends InputFileOptions {
   readonly restart?: boolean;
   readonly report?: string;
   readonly force?: boolean;
+  readonly idsOnly?: boolean;
 }
 
 const MAX_CONCURRENCY = 64;
@@ -57,7 +58,15 @@ export const importOptions: readonly Option[] = [
   new Option('--no-journal', 'keep none: an import that is broken off begins at the beginning'),
   new Option('--restart', 'forget what the journal holds and begin at the beginning'),
   new Option('--report <file>', 'write a CSV with every row and what has become of it'),
-  new Option('--force', 'also write over or delete what somebody else changed meanwhile'),
+  new Option(
+    '--force',
+    "also write over or delete what somebody else changed meanwhile, and other versions than a row's etag; never what " +
+      'holds another endorsement key or is of another kind',
+  ),
+  new Option(
+    '--ids-only',
+    'with --mode delete: the files hold registration ids and nothing else; whatever is enrolled under them is deleted',
+  ),
   ignoreUnknownColumnsOption(),
   ...csvOptions(),
   textColumnsOption(),
@@ -70,6 +79,22 @@ export interface ImportLimits {
   /** Operations; Infinity for no limit. */
   readonly ratePerMinute: number;
   readonly giveUpAfterMs: number;
+}
+
+/**
+ * How the rows are read, by what is to be done with them.
+ * @throws IotdmError `usage.invalid`
+ */
+export function inputOptions<Options extends Pick<ImportOptions, 'mode' | 'idsOnly'>>(
+  options: Options,
+): Options & InputOptions {
+  const { mode, idsOnly = false } = options;
+  if (mode === 'delete') return { ...options, deletion: idsOnly ? 'ids-only' : 'compared' };
+  if (!idsOnly) return options;
+  throw new IotdmError(
+    'usage.invalid',
+    '--ids-only goes with --mode delete: a device is not enrolled by its id alone',
+  );
 }
 
 /** @throws IotdmError `usage.invalid` */

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { IotdmError, systemErrorCode, type ErrorCode } from '../../src/errors.ts';
 import type { ImportIdentity, ImportJournal } from '../../src/records/import-journal.ts';
-import type { PlacedRow } from '../../src/station/enrollment-input.ts';
+import type { ReportedRow } from '../../src/station/import-report.ts';
 import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from './context.ts';
 import { CommandError, toFailure } from './failure.ts';
@@ -121,7 +121,7 @@ async function beginning(path: string, length: number): Promise<string> {
  */
 export async function writeReport(
   path: string,
-  rows: AsyncIterable<readonly PlacedRow[]>,
+  rows: AsyncIterable<readonly ReportedRow[]>,
   journal: ImportJournal,
 ): Promise<void> {
   const { importReport } = await import('../../src/station/import-report.ts');
@@ -157,7 +157,7 @@ export async function orPartial(
   context: Context,
   summary: ImportSummary,
   listed: readonly (FailedRow & { readonly place: string })[],
-  report: string | undefined,
+  { report, mode }: ImportOptions,
 ): Promise<ImportSummary> {
   if (summary.failed === 0) return summary;
   if (context.settings.json) {
@@ -176,6 +176,7 @@ export async function orPartial(
   const { total, created, updated, unchanged, deleted, failed, skipped, journal } = summary;
   throw new IotdmError('partial.rows-failed', `${failed} of ${total} rows failed`, {
     details: {
+      mode,
       total,
       created,
       updated,

@@ -1,12 +1,17 @@
 /** Prints what an import would do, row by row as it is found out, so that no file is too long for it. */
-import type { ImportPlan, PlannedRow, PlanTotals } from '../../src/station/import-plan.ts';
+import type { PlannedRow, PlanTotals } from '../../src/station/import-plan.ts';
 import type { Context } from './context.ts';
 import { table } from './verb.ts';
+
+interface Plan {
+  rows(): AsyncIterable<PlannedRow>;
+  totals(): PlanTotals;
+}
 
 const PIECE_CHARACTERS = 16 * 1024;
 
 /** With `--json` one document: `dryRun`, `mode`, `rows`, and the totals after them. */
-export async function printPlan(context: Context, plan: ImportPlan, mode: string): Promise<void> {
+export async function printPlan(context: Context, plan: Plan, mode: string): Promise<void> {
   const { json } = context.settings;
   let piece = json ? `{\n  "dryRun": true,\n  "mode": ${JSON.stringify(mode)},\n  "rows": [` : '';
   let separator = '\n';
@@ -23,22 +28,24 @@ export async function printPlan(context: Context, plan: ImportPlan, mode: string
   if (json) {
     const members = JSON.stringify(totals, null, 2).slice(2, -2);
     await context.print(`${piece}${separator === '\n' ? '' : '\n  '}],\n${members}\n}\n`);
-  } else await context.print(`${piece}${describeTotals(totals)}`);
+  } else await context.print(`${piece}${describeTotals(totals, mode)}`);
 }
 
 function describeRow({ line, registrationId, action, message }: PlannedRow): string {
   return `${action.padEnd(9)}  line ${line}: ${registrationId}${message === undefined ? '' : `: ${message}`}\n`;
 }
 
-function describeTotals({ total, requests, minutes, ...counts }: PlanTotals): string {
-  const named = Object.entries(counts).filter(
-    ([action, count]) => count > 0 || !['delete', 'skip'].includes(action),
-  );
+function describeTotals(totals: PlanTotals, mode: string): string {
+  const { total, requests, minutes } = totals;
+  const shown =
+    mode === 'delete'
+      ? (['delete', 'conflict', 'skip'] as const)
+      : (['create', 'update', 'unchanged', 'conflict'] as const);
   return (
     `${total === 1 ? '1 row' : `${total} rows`} compared; nothing was written.\n` +
     table([
-      ...named.map(
-        ([action, count]) => [`${action.charAt(0).toUpperCase()}${action.slice(1)}`, String(count)] as const,
+      ...shown.map(
+        (action) => [`${action.charAt(0).toUpperCase()}${action.slice(1)}`, String(totals[action])] as const,
       ),
       [
         'Requests',

@@ -2,7 +2,7 @@
 import type { Enrollment } from '../dps/enrollment.ts';
 import { digestOfKey, digestOfRegistrationId } from '../tpm/endorsement-key.ts';
 import { quoted } from './enrollment-columns.ts';
-import type { RowFault, SoundRow } from './enrollment-rows.ts';
+import type { DeletionRow, RowFault, SoundRow } from './enrollment-rows.ts';
 import { LineNumbers, SeenTexts, type SeenPlace } from './first-seen.ts';
 
 export class DuplicateSearch {
@@ -62,6 +62,17 @@ export class DuplicateSearch {
       report('serialNumber', `the serial number ${quoted(serialNumber ?? '')}`, sameSerial);
     }
     return faults;
+  }
+
+  /** The same of a row that is to be deleted, of which only the registration id must not stand twice. */
+  lookById(file: number, { line, enrollment: { registrationId } }: DeletionRow): readonly RowFault[] {
+    const earlier = this.#ids.see(registrationId, this.#lines.of({ file, line }));
+    if (earlier === undefined) return [];
+    const at = this.#nameOf(this.#lines.placeOf(earlier));
+    const message = `the registration id ${registrationId} stands in ${at} already`;
+    const name = this.#names[file] ?? '';
+    const field = 'registrationId';
+    return [{ file: name, line, column: null, field, registrationId, code: 'input.invalid', message }];
   }
 
   /** The row whose id follows from the key with this digest. */

@@ -3,6 +3,7 @@ import { readCsvBatches, type CsvRow } from '../records/csv.ts';
 import { inputError } from '../records/text-source.ts';
 import type { ColumnWatch, TwinColumnWatch } from './column-watch.ts';
 import { CsvShape } from './csv-shape.ts';
+import { draftOf, isIdColumn, notAnId } from './deletion-rows.ts';
 import { columnOfName, keyFields, nameOfColumn, unknownColumn, type Column } from './enrollment-columns.ts';
 import type { FaultyRow, InputOptions, ReadRow } from './enrollment-rows.ts';
 import { twinPathProblem, twinValueOfCell } from './initial-twin.ts';
@@ -49,6 +50,8 @@ interface HeaderColumn {
   readonly watch?: TwinColumnWatch;
 }
 
+const leftOut: HeaderColumn = { meaning: undefined };
+
 interface Header {
   readonly columns: readonly HeaderColumn[];
   readonly shape: CsvShape;
@@ -72,9 +75,11 @@ class CsvReader {
   take(row: CsvRow, rows: ReadRow[]): void {
     // Spreadsheets write rows of commas below the last one.
     if (row.problem === undefined && row.cells.every((cell) => cell === '')) return;
+    // A list of registration ids needs no header.
+    if (isListOfIds(row, this.#options)) this.#header ??= listOfIds(this.#name, this.#options, this.#watch);
     const header = this.#header;
     if (header !== undefined && !isHeader(row.cells, header.columns)) {
-      rows.push(csvRow(row, header, this.#name));
+      rows.push(csvRow(row, header, this.#name, this.#options));
       this.#rows += 1;
       return;
     }
@@ -103,6 +108,8 @@ function isHeader(cells: readonly string[], columns: readonly HeaderColumn[]): b
   )
     return false;
   const named = cells.map(columnOfName);
+  if (!columns.some(({ meaning }) => isKeyColumn(meaning)))
+    return isIdColumn(named[columns.findIndex(({ meaning }) => isIdColumn(meaning))]);
   return (
     columns.some(({ meaning }, index) => isKeyColumn(meaning) && isKeyColumn(named[index])) ||
     (named.some(isKeyColumn) && named.every((column, index) => column !== undefined || cells[index] === ''))
@@ -119,11 +126,12 @@ function readHeader(
   options: InputOptions,
   watch: ColumnWatch | undefined,
 ): FaultyRow | Header {
-  const draft = new RowDraft(file, row.line);
+  const draft = draftOf(file, row.line, options);
   if (row.problem !== undefined) {
     draft.fault(null, row.problem, row.problem.message);
     return draft.faulty(true);
   }
+  if (options.deletion === 'ids-only') return readIdHeader(row, file, options, watch);
   const columns = row.cells.map(columnOfName);
   const named = new Set<string>();
   if (columns.every((column) => column === undefined)) {
@@ -167,10 +175,11 @@ const identityFields: ReadonlySet<string> = new Set(['registrationId', 'deviceId
 function headerColumn(
   meaning: Column | undefined,
   file: string,
-  { asText = false, textColumns = [] }: InputOptions,
+  { asText = false, textColumns = [], deletion }: InputOptions,
   watch: ColumnWatch | undefined,
 ): HeaderColumn {
   if (meaning === undefined) return { meaning };
+  if (deletion !== undefined && !isIdColumn(meaning) && !isKeyColumn(meaning)) return leftOut;
   const name = nameOfColumn(meaning);
   if (meaning.kind === 'field') {
     if (asText || !identityFields.has(meaning.field)) return { meaning };
@@ -187,14 +196,56 @@ function headerColumn(
   };
 }
 
-function csvRow(row: CsvRow, { columns, shape }: Header, file: string): ReadRow {
-  const draft = new RowDraft(file, row.line);
+const idColumn: Column = { kind: 'field', field: 'registrationId' };
+
+function isListOfIds({ cells, problem }: CsvRow, { deletion }: InputOptions): boolean {
+  if (deletion !== 'ids-only' || problem !== undefined || cells.length !== 1) return false;
+  return columnOfName(cells[0] ?? '') === undefined;
+}
+
+/** The header that a list of registration ids does without. */
+function listOfIds(file: string, options: InputOptions, watch: ColumnWatch | undefined): Header {
+  return {
+    columns: [headerColumn(idColumn, file, options, watch)],
+    shape: new CsvShape([nameOfColumn(idColumn)]),
+  };
+}
+
+/** Of a file that names registration ids and nothing else. */
+function readIdHeader(
+  row: CsvRow,
+  file: string,
+  options: InputOptions,
+  watch: ColumnWatch | undefined,
+): FaultyRow | Header {
+  const draft = draftOf(file, row.line, options);
+  const { ignoreUnknownColumns = false } = options;
+  const areIds = row.cells.map((cell) => isIdColumn(columnOfName(cell)));
+  const ids = areIds.filter(Boolean).length;
+  if (ids !== 1) {
+    const problem = `the column registrationId ${ids === 0 ? 'is missing' : 'stands here twice'}`;
+    draft.fault('registrationId', row.place(0), problem);
+  }
+  for (const [index, cell] of row.cells.entries()) {
+    if (areIds[index] !== true && cell !== '' && !ignoreUnknownColumns)
+      draft.fault(cell, row.place(index), notAnId(cell));
+  }
+  if (draft.hasFaults) return draft.faulty(true);
+  return {
+    columns: areIds.map((isId) => (isId ? headerColumn(idColumn, file, options, watch) : leftOut)),
+    shape: new CsvShape(row.cells, { ignoreUnnamed: ignoreUnknownColumns }),
+  };
+}
+
+function csvRow(row: CsvRow, { columns, shape }: Header, file: string, options: InputOptions): ReadRow {
   const { cells, line } = row;
   const problem = shape.problemOf(row);
   if (problem !== undefined) {
-    draft.fault(problem.field, problem, problem.message);
-    return draft.faulty(false);
+    const broken = new RowDraft(file, line);
+    broken.fault(problem.field, problem, problem.message);
+    return broken.faulty(false);
   }
+  const draft = draftOf(file, line, options);
   for (let index = 0; index < columns.length; index += 1) {
     const { meaning, damageOf, numbers, isText = false, watch } = columns[index] ?? leftOut;
     const cell = cells[index] ?? '';
@@ -214,5 +265,3 @@ function csvRow(row: CsvRow, { columns, shape }: Header, file: string): ReadRow 
   }
   return draft.finish();
 }
-
-const leftOut: HeaderColumn = { meaning: undefined };

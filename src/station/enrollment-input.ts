@@ -12,11 +12,20 @@ import { DuplicateSearch } from './duplicate-search.ts';
 import { readCsvEnrollments } from './enrollment-csv.ts';
 import { jsonRow } from './enrollment-json.ts';
 import { InputSealer, unchanged, type InputSeal } from './input-seal.ts';
-import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
+import type {
+  DeletionRow,
+  EnrollmentRow,
+  FaultyRow,
+  InputOptions,
+  ReadRow,
+  RowFault,
+  SoundDeletion,
+  SoundRow,
+} from './enrollment-rows.ts';
 
 export { describeFault } from './enrollment-rows.ts';
 export type { ColumnNotice, SeenCell } from './column-watch.ts';
-export type { EnrollmentRow, FaultyRow, InputOptions, RowFault } from './enrollment-rows.ts';
+export type { DeletionRow, EnrollmentRow, FaultyRow, InputOptions, RowFault } from './enrollment-rows.ts';
 
 export type InputFormat = RowFormat;
 
@@ -33,6 +42,10 @@ export interface InputSource {
 
 /** A row and the file that it stands in. */
 export interface PlacedRow extends EnrollmentRow {
+  readonly file: string;
+}
+
+export interface PlacedDeletion extends DeletionRow {
   readonly file: string;
 }
 
@@ -73,7 +86,7 @@ export async function* readEnrollmentRows(
   options: InputOptions = {},
 ): AsyncGenerator<EnrollmentRow | FaultyRow, void, undefined> {
   for await (const batch of readBatches(source, source.open(), options)) {
-    for (const item of batch) yield 'faults' in item ? item : item.row;
+    for (const item of batch) yield 'faults' in item ? item : rowToEnroll(item);
   }
 }
 
@@ -114,15 +127,45 @@ export async function* readPlacedRows(
   }
 }
 
+/** What is to be deleted, from sources that were checked before with the same options. */
+export async function* readPlacedDeletions(
+  sources: readonly InputSource[],
+  options: InputOptions,
+  seal: InputSeal,
+): AsyncGenerator<readonly PlacedDeletion[], void, undefined> {
+  for (const [index, source] of sources.entries()) {
+    const file = source.name;
+    for await (const batch of readBatches(source, sealedBytes(source, seal, index), options)) {
+      yield batch.map((item) => {
+        if (!('deletion' in item)) throw notADeletion(item);
+        return { ...item.deletion, file };
+      });
+    }
+  }
+}
+
 function sealedBytes(source: InputSource, seal: InputSeal | undefined, index: number): AsyncIterable<Buffer> {
   return seal === undefined ? source.open() : unchanged(source.open(), source.name, seal.blocks[index] ?? []);
 }
 
 function checkedRow(item: ReadRow): EnrollmentRow {
+  if ('faults' in item) throw faultOf(item);
+  return rowToEnroll(item);
+}
+
+function rowToEnroll(item: SoundRow | SoundDeletion): EnrollmentRow {
   if ('row' in item) return item.row;
-  const [fault] = item.faults;
-  if (fault === undefined) throw new IotdmError('input.invalid', `line ${item.line} is no enrollment`);
-  throw inputError(fault.file, fault.line, fault.column, fault.message);
+  throw new IotdmError('internal.unexpected', 'rows that are to be deleted were read to be enrolled');
+}
+
+function notADeletion(item: SoundRow | FaultyRow): IotdmError {
+  if ('faults' in item) return faultOf(item);
+  return new IotdmError('internal.unexpected', 'rows that are to be enrolled were read to be deleted');
+}
+
+function faultOf({ faults: [fault], line }: FaultyRow): IotdmError {
+  if (fault === undefined) return new IotdmError('input.invalid', `line ${line} is no enrollment`);
+  return inputError(fault.file, fault.line, fault.column, fault.message);
 }
 
 /**
@@ -150,7 +193,7 @@ export async function checkEnrollmentInput(
   for (const [file, source] of sources.entries()) {
     for await (const batch of readBatches(source, sealer.of(source.open()), options, watch)) {
       for (const item of batch) {
-        const found = 'faults' in item ? item.faults : duplicates.look(file, item);
+        const found = 'faults' in item ? item.faults : repetitions(duplicates, file, item);
         if (!('faults' in item) || !item.isHeader) rows += 1;
         if (found.length > 0) await report(found);
       }
@@ -165,6 +208,15 @@ function readingOf(sources: readonly InputSource[], { textColumns = [] }: InputO
   const encodings = sources.map(({ encoding = '' }) => encoding);
   if (textColumns.length === 0 && encodings.every((encoding) => encoding === '')) return '';
   return JSON.stringify([textColumns.toSorted(), encodings]);
+}
+
+/** Of two enrollments with one key, one may well be deleted, and both; of an id, only one thing can become. */
+function repetitions(
+  duplicates: DuplicateSearch,
+  file: number,
+  item: SoundRow | SoundDeletion,
+): readonly RowFault[] {
+  return 'row' in item ? duplicates.look(file, item) : duplicates.lookById(file, item.deletion);
 }
 
 async function* readBatches(

@@ -1,5 +1,6 @@
 /** Enrollments from JSON values, in the shape of the service, of a manifest, or of the columns of CSV. */
 import type { BrokenJsonRow, JsonRow } from '../records/json-rows.ts';
+import { draftOf, idOfJson } from './deletion-rows.ts';
 import {
   columnOfName,
   nameOfColumn,
@@ -10,15 +11,16 @@ import {
 } from './enrollment-columns.ts';
 import type { InputOptions, ReadRow } from './enrollment-rows.ts';
 import { twinPathProblem, type TwinPart } from './initial-twin.ts';
-import { isMembers, RowDraft, type Members } from './row-draft.ts';
+import { isMembers, type Members, type RowDraft } from './row-draft.ts';
 
 /** A row of NDJSON or of a JSON array: an enrollment, a record of `harvest`, or columns as members. */
 export function jsonRow(row: JsonRow | BrokenJsonRow, file: string, options: InputOptions): ReadRow {
-  const draft = new RowDraft(file, row.line);
+  const draft = draftOf(file, row.line, options);
   if (row.kind === 'broken') {
     draft.fault(null, row, row.message);
     return draft.faulty(false);
   }
+  if (options.deletion === 'ids-only') return idOfJson(row, file, options);
   if (!isMembers(row.value)) {
     draft.fault(null, row.place([]), 'a row is a JSON object, this is something else');
     return draft.faulty(false);
@@ -56,15 +58,7 @@ const enrollmentMembers = new Set<string>([
 function fillFromEnrollment(draft: RowDraft, row: JsonRow, members: Members, options: InputOptions): void {
   const inner = (path: readonly string[]): unknown => memberAt(members, path);
   for (const name of textMembers) setJsonText(draft, name, row, [name], members[name]);
-  const type = inner(['attestation', 'type']);
-  if (type !== undefined && type !== 'tpm') {
-    const shown = typeof type === 'string' ? quoted(type) : 'something else';
-    draft.fault(
-      'attestation.type',
-      row.place(['attestation', 'type']),
-      `only tpm can be enrolled here, not ${shown}`,
-    );
-  }
+  draft.setAttestation(members.attestation, () => row.place(['attestation', 'type']));
   const keyPath = ['attestation', 'tpm', 'endorsementKey'];
   setJsonText(draft, 'endorsementKey', row, keyPath, inner(keyPath));
   const edgePath = ['capabilities', 'iotEdge'];

@@ -8,6 +8,8 @@ export interface InputOptions {
   readonly asText?: boolean;
   /** Columns of CSV whose cells are texts, as `tags.version`, `tags.line.*` or `desired.*`. */
   readonly textColumns?: readonly string[];
+  /** The rows say what is to be deleted: compared with what is enrolled, or by registration ids alone. */
+  readonly deletion?: 'compared' | 'ids-only';
 }
 
 export interface EnrollmentRow {
@@ -51,7 +53,32 @@ export interface SoundRow {
   readonly hasOwnId: boolean;
 }
 
-export type ReadRow = SoundRow | FaultyRow;
+/** An enrollment that is to be deleted, as a row knows it. */
+export interface DeletionTarget {
+  readonly registrationId: string;
+  /** Absent where the registration id is all that is known. */
+  readonly attestation?: {
+    /** `tpm`, `x509`, `symmetricKey`, or whatever the service calls it. */
+    readonly type: string;
+    readonly tpm?: { readonly endorsementKey: string };
+    /** Definition X509Attestation, as far as the row has it; unchecked. */
+    readonly x509?: unknown;
+  };
+  /** With it, that version only. */
+  readonly etag?: string;
+}
+
+export interface DeletionRow {
+  /** 1-based number of the row's first line in its file. */
+  readonly line: number;
+  readonly enrollment: DeletionTarget;
+}
+
+export interface SoundDeletion {
+  readonly deletion: DeletionRow;
+}
+
+export type ReadRow = SoundRow | SoundDeletion | FaultyRow;
 
 /** A fault on one line: `rows.csv:3:17: deviceId: message`. */
 export function describeFault(fault: RowFault): string {

@@ -4,6 +4,7 @@ import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
 import { bulkErrorCode, shownText } from '../dps/service-errors.ts';
 import type { BulkFailure } from '../dps/service.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
+import type { RowFailure, RowOperation } from '../records/import-journal.ts';
 import { holdsSameKey, mergeEnrollment } from './enrollment-merge.ts';
 
 /** What stands against a row. */
@@ -94,5 +95,28 @@ export function bulkObjection({ errorCode, errorStatus }: BulkFailure): Objectio
     code: bulkErrorCode(errorCode),
     message: said === '' ? message : `${message}: ${said}`,
     errorCode,
+  };
+}
+
+/** A row that failed, for the journal. `sent` as there. */
+export function rowFailure(
+  index: number,
+  row: {
+    readonly file?: string;
+    readonly line: number;
+    readonly enrollment: { readonly registrationId: string };
+  },
+  { code, message, errorCode }: Objection,
+  sent?: RowOperation,
+): RowFailure {
+  return {
+    row: index,
+    ...(row.file === undefined ? {} : { file: row.file }),
+    line: row.line,
+    registrationId: row.enrollment.registrationId,
+    code,
+    message,
+    ...(errorCode === undefined ? {} : { errorCode }),
+    ...(sent === undefined ? {} : { sent }),
   };
 }

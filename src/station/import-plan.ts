@@ -4,16 +4,9 @@ import { bulkLimit } from '../dps/service.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
-import {
-  anotherVersion,
-  asObjection,
-  compare,
-  enrolledAlready,
-  notEnrolled,
-  type Objection,
-} from './import-comparison.ts';
+import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
 import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
-import type { ImportMode } from './import.ts';
+import type { WriteMode } from './import.ts';
 import type { StoredEnrollment } from '../dps/enrollment.ts';
 
 /** `skip`: there is nothing to delete. */
@@ -41,7 +34,7 @@ export interface PlanTotals extends Readonly<Record<PlannedAction, number>> {
 export interface PlanOptions {
   readonly rows: () => AsyncIterable<EnrollmentRow>;
   readonly total: number;
-  readonly mode: ImportMode;
+  readonly mode: WriteMode;
   readonly force: boolean;
   readonly requests: Requests;
   readonly concurrency: number;
@@ -66,8 +59,6 @@ export class ImportPlan {
   };
   /** Requests that an import needs to know what exists already. */
   #pages = 1;
-  /** Of the deletions, those of one version only: each is a request. */
-  #versions = 0;
 
   constructor(options: PlanOptions) {
     this.#options = options;
@@ -86,15 +77,10 @@ export class ImportPlan {
           });
     try {
       this.#pages = snapshot?.pages ?? 1;
-      const ahead: Promise<PlannedRow>[] = [];
-      for await (const row of rows()) {
-        const planned = this.#plan(row, snapshot);
-        // Awaited in its turn; until then a failure is nobody's.
-        planned.catch(() => undefined);
-        ahead.push(planned);
-        if (ahead.length >= concurrency) yield this.#counted(await ahead.shift());
+      for await (const row of inOrder(rows(), concurrency, (one) => this.#plan(one, snapshot))) {
+        this.#counts[row.action] += 1;
+        yield row;
       }
-      for (const planned of ahead) yield this.#counted(await planned);
     } finally {
       await snapshot?.close();
     }
@@ -104,25 +90,18 @@ export class ImportPlan {
   totals(): PlanTotals {
     const { bulkCost, ratePerMinute, mode } = this.#options;
     const counts = this.#counts;
-    const written = [counts.create, counts.update, counts.delete];
-    const inBulk = [counts.create, counts.update, counts.delete - this.#versions];
-    const writes = inBulk.reduce((sum, count) => sum + Math.ceil(count / bulkLimit), this.#versions);
+    const written = [counts.create, counts.update];
+    const writes = written.reduce((sum, count) => sum + Math.ceil(count / bulkLimit), 0);
     const existing = counts.update + counts.unchanged + counts.conflict;
-    const reads = mode === 'delete' || mode === 'create' ? 0 : Math.min(existing, this.#pages);
+    const reads = mode === 'create' ? 0 : Math.min(existing, this.#pages);
     const operations =
       reads + (bulkCost === 'request' ? writes : written.reduce((sum, count) => sum + count, 0));
     return {
       total: Object.values(counts).reduce((sum, count) => sum + count, 0),
       ...counts,
       requests: writes + reads,
-      minutes: Number.isFinite(ratePerMinute) ? Math.round((operations / ratePerMinute) * 100) / 100 : null,
+      minutes: minutesFor(operations, ratePerMinute),
     };
-  }
-
-  #counted(row: PlannedRow | undefined): PlannedRow {
-    if (row === undefined) throw new Error('a row without a plan');
-    this.#counts[row.action] += 1;
-    return row;
   }
 
   async #plan(row: EnrollmentRow, snapshot: EnrollmentSnapshot | undefined): Promise<PlannedRow> {
@@ -158,7 +137,6 @@ export class ImportPlan {
       if (error instanceof Unreadable) return { action: 'conflict', objection: asObjection(error.cause) };
       throw error;
     }
-    if (mode === 'delete') return this.#deletion(row.enrollment.etag, stored);
     if (stored === undefined) {
       return mode === 'update' ? { action: 'conflict', objection: notEnrolled } : { action: 'create' };
     }
@@ -166,17 +144,29 @@ export class ImportPlan {
       ? { action: 'conflict', objection: enrolledAlready }
       : compare(row.enrollment, stored, force);
   }
+}
 
-  #deletion(
-    etag: string | undefined,
-    stored: StoredEnrollment | undefined,
-  ): { readonly action: PlannedAction; readonly objection?: Objection } {
-    if (stored === undefined) return { action: 'skip' };
-    if (etag === undefined || this.#options.force) return { action: 'delete' };
-    if (etag !== stored.etag) return { action: 'conflict', objection: anotherVersion };
-    this.#versions += 1;
-    return { action: 'delete' };
+/** What becomes of each row, in their order, some of them being worked on at a time. */
+export async function* inOrder<Row, Result>(
+  rows: AsyncIterable<Row>,
+  concurrency: number,
+  task: (row: Row) => Promise<Result>,
+): AsyncGenerator<Result, void> {
+  const ahead: Promise<Result>[] = [];
+  for await (const row of rows) {
+    const result = task(row);
+    // Awaited in its turn; until then a failure is nobody's.
+    result.catch(() => undefined);
+    ahead.push(result);
+    const first = ahead.length >= concurrency ? ahead.shift() : undefined;
+    if (first !== undefined) yield await first;
   }
+  for (const result of ahead) yield await result;
+}
+
+/** At the rate that was given, to a hundredth; null without a rate. */
+export function minutesFor(operations: number, ratePerMinute: number): number | null {
+  return Number.isFinite(ratePerMinute) ? Math.round((operations / ratePerMinute) * 100) / 100 : null;
 }
 
 async function* idsOf(rows: AsyncIterable<EnrollmentRow>): AsyncGenerator<string, void> {

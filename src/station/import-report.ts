@@ -2,7 +2,6 @@
 
 import type { ImportJournal, RowFailure, RowState } from '../records/import-journal.ts';
 import { csvLine, csvReportLine } from '../records/csv.ts';
-import type { PlacedRow } from './enrollment-input.ts';
 
 const columns = ['file', 'line', 'registrationId', 'outcome', 'code', 'message', 'wayOut'];
 
@@ -23,13 +22,19 @@ const outcomeNames: Readonly<Record<RowState, string>> = {
   failed: 'failed',
 };
 
+export interface ReportedRow {
+  readonly file: string;
+  readonly line: number;
+  readonly enrollment: { readonly registrationId: string };
+}
+
 /**
  * The lines of the report, in the order of the input.
  * @param rows the input from its beginning
  * @param wayOut what mends a failure, in one line
  */
 export async function* importReport(
-  rows: AsyncIterable<readonly PlacedRow[]>,
+  rows: AsyncIterable<readonly ReportedRow[]>,
   journal: ImportJournal,
   wayOut: (failure: RowFailure) => string,
 ): AsyncGenerator<string, void, undefined> {

@@ -98,8 +98,12 @@ export class Requests {
     return this.#write(cost, () => service.bulk(mode, enrollments), announce);
   }
 
-  /** Deletes one enrollment in the version that has this etag; else as `bulk`, whose requests cannot say which. */
-  async deleteVersion(registrationId: string, etag: string, announce: () => Promise<void>): Promise<void> {
+  /** Deletes one enrollment, and with an etag that version only; else as `bulk`, whose requests cannot say which. */
+  async delete(
+    registrationId: string,
+    etag: string | undefined,
+    announce: () => Promise<void>,
+  ): Promise<void> {
     await this.#write(1, () => this.#options.service.delete(registrationId, etag), announce);
   }
 

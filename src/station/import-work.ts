@@ -15,7 +15,6 @@ import {
 } from '../records/import-journal.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
 import {
-  anotherVersion,
   asObjection,
   bulkObjection,
   changedMeanwhile,
@@ -25,15 +24,16 @@ import {
   notEnrolled,
   objectionOf,
   refusedAsChanged,
+  rowFailure,
   type Objection,
 } from './import-comparison.ts';
 import { FateUnknown, Unreadable, type Requests } from './import-requests.ts';
 import type { ImportTally } from './import-tally.ts';
-import type { ImportMode, ImportRow } from './import.ts';
+import type { ImportRow, WriteMode } from './import.ts';
 
 export interface WorkOptions {
   readonly rows: () => AsyncIterable<readonly ImportRow[]>;
-  readonly mode: ImportMode;
+  readonly mode: WriteMode;
   readonly force: boolean;
   readonly concurrency: number;
   readonly journal: ImportJournal;
@@ -54,7 +54,7 @@ interface Item {
   /** The etag of the version that `enrollment` was merged with. */
   base: string | undefined;
   /** What it was sent for without anybody knowing whether that took effect. */
-  doubt: RowOperation | undefined;
+  doubt: WriteOperation | undefined;
   /** In how many requests it was whose fate stayed unknown, and how many others had got through at the first of them. */
   failures: number;
   writesBefore: number;
@@ -64,25 +64,26 @@ interface Item {
   contradictions: number;
 }
 
-const bulkModes: Readonly<Record<RowOperation, BulkMode>> = {
+type WriteOperation = Exclude<RowOperation, 'delete'>;
+
+const bulkModes: Readonly<Record<WriteOperation, BulkMode>> = {
   create: 'create',
   update: 'updateIfMatchETag',
-  delete: 'delete',
 };
 
 /** With fewer look-ups than this to save, all enrollments are not read for it. */
-const fewLookups = 10;
+export const fewLookups = 10;
 /** A request that failed so often is halved; a row alone in one, while others get through, is given up. */
 const failuresBeforeHalving = 3;
-const failuresOfOneRow = 5;
+export const failuresOfOneRow = 5;
 /** How often answers may send a row another way, also when it is to be written over whatever others make of it. */
-const mostTurns = 10;
+export const mostTurns = 10;
 /** Who asks another server of the service than it was written to may see yesterday's version a few times. */
-const mostContradictions = 4;
+export const mostContradictions = 4;
 
 export class ImportWork {
   readonly #options: WorkOptions;
-  readonly #lanes: Readonly<Record<RowOperation, Item[]>> = { create: [], update: [], delete: [] };
+  readonly #lanes: Readonly<Record<WriteOperation, Item[]>> = { create: [], update: [] };
   /** Ids that are under way, so that two rows of one id do not race. */
   readonly #busy = new Set<string>();
   #taken = 0;
@@ -133,7 +134,7 @@ export class ImportWork {
           row,
           enrollment: row.enrollment,
           base: undefined,
-          doubt: journal.doubt(index),
+          doubt: writeOf(journal.doubt(index)),
           failures: 0,
           writesBefore: 0,
           turns: 0,
@@ -173,7 +174,7 @@ export class ImportWork {
   }
 
   get #parked(): number {
-    return this.#lanes.create.length + this.#lanes.update.length + this.#lanes.delete.length;
+    return this.#lanes.create.length + this.#lanes.update.length;
   }
 
   async #change(): Promise<void> {
@@ -206,7 +207,7 @@ export class ImportWork {
     const { mode } = this.#options;
     const { doubt } = item;
     if (doubt !== undefined) this.#route(item, () => this.#lookUp(doubt, item));
-    else if (mode === 'create' || mode === 'delete') this.#add(mode, item);
+    else if (mode === 'create') this.#add(mode, item);
     else if (mode === 'update') this.#route(item, () => this.#compareWithStored(item, notEnrolled));
     else if (this.#known === undefined) this.#add('create', item);
     else {
@@ -219,7 +220,7 @@ export class ImportWork {
   }
 
   /** Puts a row into the lane that `decide` gives, if it gives one and has not settled the row. */
-  #route(item: Item, decide: () => Promise<RowOperation | undefined>): void {
+  #route(item: Item, decide: () => Promise<WriteOperation | undefined>): void {
     this.#flow(async () => {
       const operation = await decide();
       if (operation !== undefined) this.#add(operation, item);
@@ -228,11 +229,7 @@ export class ImportWork {
 
   // Sending
 
-  #add(operation: RowOperation, item: Item): void {
-    if (this.#versionToDelete(operation, item) !== undefined) {
-      this.#flow(() => this.#send(operation, [item]));
-      return;
-    }
+  #add(operation: WriteOperation, item: Item): void {
     this.#lanes[operation].push(item);
     if (this.#lanes[operation].length >= bulkLimit) this.#dispatch(operation);
   }
@@ -240,10 +237,9 @@ export class ImportWork {
   #dispatchAll(): void {
     this.#dispatch('create');
     this.#dispatch('update');
-    this.#dispatch('delete');
   }
 
-  #dispatch(operation: RowOperation): void {
+  #dispatch(operation: WriteOperation): void {
     const items = this.#lanes[operation].splice(0, bulkLimit);
     if (items.length === 0) return;
     this.#flow(async () => {
@@ -256,7 +252,7 @@ export class ImportWork {
   }
 
   /** One request for all items, and more only when nobody can say what became of which: then by halves. */
-  async #send(operation: RowOperation, items: readonly Item[]): Promise<void> {
+  async #send(operation: WriteOperation, items: readonly Item[]): Promise<void> {
     const [only] = items;
     if (only === undefined) return;
     try {
@@ -278,7 +274,7 @@ export class ImportWork {
     }
   }
 
-  async #sendOnce(operation: RowOperation, items: readonly Item[]): Promise<readonly BulkFailure[]> {
+  async #sendOnce(operation: WriteOperation, items: readonly Item[]): Promise<readonly BulkFailure[]> {
     const { journal, requests } = this.#options;
     const announce = async (): Promise<void> => {
       const news = items.filter(({ index }) => journal.state(index) !== operation);
@@ -288,22 +284,11 @@ export class ImportWork {
         news.map(({ index }) => index),
       );
     };
-    const [only] = items;
-    const version = only === undefined ? undefined : this.#versionToDelete(operation, only);
-    if (only === undefined || version === undefined) {
-      const enrollments = items.map(({ enrollment }) => enrollment);
-      return (await requests.bulk(bulkModes[operation], enrollments, announce)).errors;
-    }
-    await requests.deleteVersion(only.id, version, announce);
-    return [];
+    const enrollments = items.map(({ enrollment }) => enrollment);
+    return (await requests.bulk(bulkModes[operation], enrollments, announce)).errors;
   }
 
-  /** The etag of a row that is meant for one version only. Bulk requests delete whatever there is. */
-  #versionToDelete(operation: RowOperation, { row }: Item): string | undefined {
-    return operation === 'delete' && !this.#options.force ? row.enrollment.etag : undefined;
-  }
-
-  #count(operation: RowOperation, sent: number, objections: readonly Objection[]): void {
+  #count(operation: WriteOperation, sent: number, objections: readonly Objection[]): void {
     if (operation !== 'create') return;
     const existing = objections.filter(({ code }) => code === 'service.conflict').length;
     this.#existing += existing;
@@ -311,7 +296,7 @@ export class ImportWork {
   }
 
   async #afterUnknownFate(
-    operation: RowOperation,
+    operation: WriteOperation,
     items: readonly Item[],
     { cause }: FateUnknown,
   ): Promise<void> {
@@ -341,7 +326,7 @@ export class ImportWork {
 
   // Answers
 
-  #answered(operation: RowOperation, item: Item, objection: Objection | undefined): void {
+  #answered(operation: WriteOperation, item: Item, objection: Objection | undefined): void {
     if (objection === undefined) this.#settled(item, outcomes[operation]);
     else if (operation === 'create' && objection.code === 'service.conflict') {
       const isOurs = this.#options.mode !== 'create' || item.doubt === 'create';
@@ -349,22 +334,18 @@ export class ImportWork {
       else this.#failed(item, objection);
     } else if (operation === 'update' && objection.code === 'service.changed-meanwhile') {
       this.#turn(item, changedMeanwhile, () => this.#comparedAnew(item));
-    } else if (operation === 'delete' && objection.code === 'service.not-found') {
-      this.#settled(item, item.doubt === 'delete' ? 'deleted' : 'absent');
-    } else if (operation === 'delete' && objection.code === 'service.changed-meanwhile') {
-      this.#failed(item, { ...objection, message: anotherVersion.message });
     } else this.#failed(item, objection);
   }
 
   /** An answer sends a row another way, which it does once or twice, unless the service contradicts itself for ever. */
-  #turn(item: Item, objection: Objection, decide: () => Promise<RowOperation | undefined>): void {
+  #turn(item: Item, objection: Objection, decide: () => Promise<WriteOperation | undefined>): void {
     item.turns += 1;
     if (item.turns > mostTurns) this.#failed(item, objection);
     else this.#route(item, decide);
   }
 
   /** After a refusal because of the etag. That it is what was compared may be news of yesterday, or a lie. */
-  async #comparedAnew(item: Item): Promise<RowOperation | undefined> {
+  async #comparedAnew(item: Item): Promise<WriteOperation | undefined> {
     const found = await this.#find(item);
     if (found === undefined) return undefined;
     const { stored } = found;
@@ -382,20 +363,19 @@ export class ImportWork {
   }
 
   /** What is left to do for a row after a request of unknown fate. */
-  async #lookUp(operation: RowOperation, item: Item): Promise<RowOperation | undefined> {
+  async #lookUp(operation: WriteOperation, item: Item): Promise<WriteOperation | undefined> {
     const found = await this.#find(item);
     if (found === undefined) return undefined;
     const { stored } = found;
-    if (stored !== undefined) return operation === 'delete' ? 'delete' : this.#compared(item, stored);
+    if (stored !== undefined) return this.#compared(item, stored);
     if (operation === 'create') return 'create';
-    if (operation === 'delete') this.#settled(item, 'deleted');
-    else if (this.#options.force && this.#options.mode === 'upsert') return 'create';
+    if (this.#options.force && this.#options.mode === 'upsert') return 'create';
     else this.#failed(item, { ...notEnrolled, message: 'is not enrolled any more' });
     return undefined;
   }
 
   /** A row that is to be compared with what is there; `whenAbsent` stands against it when nothing is. */
-  async #compareWithStored(item: Item, whenAbsent: Objection): Promise<RowOperation | undefined> {
+  async #compareWithStored(item: Item, whenAbsent: Objection): Promise<WriteOperation | undefined> {
     const { journal, mode } = this.#options;
     const share = mode === 'update' ? 1 : this.#existing / Math.max(1, this.#existing + this.#fresh);
     this.#readAll((journal.rows - journal.done) * share);
@@ -409,7 +389,7 @@ export class ImportWork {
     return this.#found(item, whenAbsent);
   }
 
-  async #found(item: Item, whenAbsent: Objection): Promise<RowOperation | undefined> {
+  async #found(item: Item, whenAbsent: Objection): Promise<WriteOperation | undefined> {
     const found = await this.#find(item);
     if (found === undefined) return undefined;
     if (found.stored !== undefined) return this.#compared(item, found.stored);
@@ -417,13 +397,13 @@ export class ImportWork {
     return undefined;
   }
 
-  #compared(item: Item, stored: StoredEnrollment): RowOperation | undefined {
+  #compared(item: Item, stored: StoredEnrollment): WriteOperation | undefined {
     const { mode, force } = this.#options;
     const comparison = compare(item.row.enrollment, stored, force);
     if (comparison.action === 'unchanged') {
       const { doubt } = item;
       // What was sent with unknown fate, and is there, has most probably arrived.
-      this.#settled(item, doubt === 'create' || doubt === 'update' ? outcomes[doubt] : 'unchanged');
+      this.#settled(item, doubt === undefined ? 'unchanged' : outcomes[doubt]);
       return undefined;
     }
     if (comparison.action === 'conflict') this.#failed(item, comparison.objection);
@@ -476,18 +456,9 @@ export class ImportWork {
   }
 
   /** @param sent what it was sent for, where that may yet have taken effect: whoever tries it again must know */
-  #failed(item: Item, { code, message, errorCode }: Objection, sent?: RowOperation): void {
+  #failed(item: Item, objection: Objection, sent?: RowOperation): void {
     this.#leave(item);
-    this.#options.tally.failed({
-      row: item.index,
-      ...(item.row.file === undefined ? {} : { file: item.row.file }),
-      line: item.row.line,
-      registrationId: item.row.enrollment.registrationId,
-      code,
-      message,
-      ...(errorCode === undefined ? {} : { errorCode }),
-      ...(sent === undefined ? {} : { sent }),
-    });
+    this.#options.tally.failed(rowFailure(item.index, item.row, objection, sent));
   }
 
   #leave(item: Item): void {
@@ -497,21 +468,28 @@ export class ImportWork {
   }
 }
 
-const outcomes: Readonly<Record<RowOperation, RowOutcome>> = {
+const outcomes: Readonly<Record<WriteOperation, RowOutcome>> = {
   create: 'created',
   update: 'updated',
-  delete: 'deleted',
 };
 
-function isDone(state: RowState): boolean {
+function writeOf(operation: RowOperation | undefined): WriteOperation | undefined {
+  return operation === 'delete' ? undefined : operation;
+}
+
+export function isDone(state: RowState): boolean {
   return (rowOutcomes as readonly RowState[]).includes(state);
 }
 
-function idOf(row: ImportRow): string {
+interface RowOfId {
+  readonly enrollment: { readonly registrationId: string };
+}
+
+function idOf(row: RowOfId): string {
   return row.enrollment.registrationId.toLowerCase();
 }
 
-async function* idsOf(rows: AsyncIterable<readonly ImportRow[]>): AsyncGenerator<string, void> {
+export async function* idsOf(rows: AsyncIterable<readonly RowOfId[]>): AsyncGenerator<string, void> {
   for await (const some of rows) yield* some.map(idOf);
 }
 
@@ -520,6 +498,6 @@ function halves<T>(items: readonly T[]): readonly (readonly T[])[] {
   return [items.slice(0, middle), items.slice(middle)];
 }
 
-function inputChanged(): IotdmError {
+export function inputChanged(): IotdmError {
   return new IotdmError('input.changed', 'the input has changed since it was checked');
 }

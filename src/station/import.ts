@@ -8,7 +8,8 @@ import { Governor } from '../dps/governor.ts';
 import type { ProvisioningService } from '../dps/service.ts';
 import { IotdmError } from '../errors.ts';
 import { ImportJournal, type RowFailure } from '../records/import-journal.ts';
-import type { EnrollmentRow } from './enrollment-input.ts';
+import { DeletionWork, type DeletionWorkOptions } from './deletion-work.ts';
+import type { DeletionRow, EnrollmentRow } from './enrollment-input.ts';
 import { Requests, type BulkCost } from './import-requests.ts';
 import { ImportTally, type ImportCounts, type ImportFailure, type ImportProgress } from './import-tally.ts';
 import { ImportWork } from './import-work.ts';
@@ -21,15 +22,20 @@ export type { ImportCounts, ImportFailure, ImportProgress } from './import-tally
  *   that changes something, and only over the version that was read.
  * - `create`: what is there already is a failure of its row (`service.conflict`), even when it is identical.
  * - `update`: as upsert, but what is absent is a failure of its row (`service.not-found`).
- * - `delete`: by registration id, and where a row has an etag, that version only; what is absent already counts as skipped.
+ * - `delete`: what is there is deleted if it is what the row says (see deletionObjection), and in the version that was
+ *   compared only; what is absent already counts as skipped.
  *
- * Neither upsert nor update writes over an enrollment that holds another endorsement key than the row's.
+ * None touches an enrollment that holds another endorsement key than the row's.
  */
 export const importModes = ['upsert', 'create', 'update', 'delete'] as const;
 export type ImportMode = (typeof importModes)[number];
 
 export interface ImportRow extends EnrollmentRow {
   /** Of a failure it is told in which file it stands. */
+  readonly file?: string;
+}
+
+export interface PlacedDeletionRow extends DeletionRow {
   readonly file?: string;
 }
 
@@ -41,13 +47,24 @@ export interface ImportSummary extends ImportCounts {
   readonly failures: readonly ImportFailure[];
 }
 
-export interface ImportOptions {
+/** What writes enrollments. */
+export type WriteMode = Exclude<ImportMode, 'delete'>;
+
+export interface ImportOptions extends CommonOptions {
+  readonly mode: WriteMode;
   /** The input from its beginning, some rows at a time; called again when all of it is to be looked through. */
   readonly rows: () => AsyncIterable<readonly ImportRow[]>;
+}
+
+export interface DeletionOptions extends CommonOptions {
+  /** As those of an import. */
+  readonly rows: () => AsyncIterable<readonly PlacedDeletionRow[]>;
+}
+
+interface CommonOptions {
   /** How many rows there are; the journal's are as many. */
   readonly total: number;
   readonly service: ProvisioningService;
-  readonly mode: ImportMode;
   /** Write over what somebody else has changed between reading and writing, and over other versions than a row's etag. */
   readonly force?: boolean;
   /** Requests at a time; 4 when absent. */
@@ -77,7 +94,21 @@ export const defaultGiveUpAfterMs = 600_000;
  * what reading the rows throws; the error's details then hold the counts so far under the summary's names.
  */
 export async function importEnrollments(options: ImportOptions): Promise<ImportSummary> {
-  const { rows, total, service, mode, force = false, concurrency = 4, signal } = options;
+  const { mode, rows } = options;
+  return carryOut(options, (common) => new ImportWork({ ...common, rows, mode }));
+}
+
+/** The mode `delete`: as `importEnrollments` in everything else. */
+export async function deleteEnrollments(options: DeletionOptions): Promise<ImportSummary> {
+  const { rows } = options;
+  return carryOut(options, (common) => new DeletionWork({ ...common, rows }));
+}
+
+async function carryOut(
+  options: CommonOptions,
+  workOf: (common: Omit<DeletionWorkOptions, 'rows'>) => { run(): Promise<void> },
+): Promise<ImportSummary> {
+  const { total, service, force = false, concurrency = 4, signal } = options;
   const journal = options.journal ?? ImportJournal.inMemory(total);
   const tally = new ImportTally(journal, service, options);
   const stop = new AbortController();
@@ -97,7 +128,7 @@ export async function importEnrollments(options: ImportOptions): Promise<ImportS
         giveUpAfterMs: options.giveUpAfterMs ?? defaultGiveUpAfterMs,
         signal: stop.signal,
       });
-      await new ImportWork({ rows, mode, force, concurrency, journal, tally, requests, stop }).run();
+      await workOf({ force, concurrency, journal, tally, requests, stop }).run();
     }
     if (signal?.aborted === true && journal.done + tally.counts().failed < total) throw interruption();
     await journal.flush();

@@ -38,7 +38,7 @@ export function isMembers(value: unknown): value is Members {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-interface Spot {
+export interface Spot {
   readonly line: number;
   readonly column: number | null;
 }
@@ -53,7 +53,7 @@ interface Text {
 /** RFC 9110, 13.1.1: whatever version there is. */
 const ANY_ETAG = '*';
 
-interface FoundKey {
+export interface FoundKey {
   readonly field: KeyField;
   readonly key: Buffer;
   /** The key in base64. */
@@ -63,8 +63,8 @@ interface FoundKey {
 /** Gathers one row, and everything that is wrong with it. */
 export class RowDraft {
   readonly #file: string;
-  readonly #line: number;
-  readonly #texts: Partial<Record<InputField, Text>> = {};
+  protected readonly line: number;
+  protected readonly texts: Partial<Record<InputField, Text>> = {};
   readonly #twin: Partial<Record<TwinPart, MutableTwin>> = {};
   #faults: Omit<RowFault, 'registrationId'>[] | undefined;
   /** From a manifest: the endorsement key was read from the TPM, and its certificate only stands beside it. */
@@ -72,11 +72,11 @@ export class RowDraft {
   #reprovisionPolicy: ReprovisionPolicy | undefined;
   #hubs: readonly string[] | undefined;
   #deviceInformation: TwinObject | undefined;
-  #etag: string | undefined;
+  protected etag: string | undefined;
 
   constructor(file: string, line: number) {
     this.#file = file;
-    this.#line = line;
+    this.line = line;
   }
 
   get hasFaults(): boolean {
@@ -92,7 +92,7 @@ export class RowDraft {
   }
 
   setText(field: InputField, text: string, spot: () => Spot): void {
-    this.#texts[field] = { text, spot };
+    this.texts[field] = { text, spot };
   }
 
   /** `value` at `path` below the part; `spot` gives the place of what stands further below that. */
@@ -108,6 +108,14 @@ export class RowDraft {
     if (checked === undefined || placeTwinValue((this.#twin[part] ??= {}), path, checked)) return;
     const name = [part, ...path].join('.');
     this.fault(name, spot([]), `${name} is given twice, or both as a value and as an object`);
+  }
+
+  /** Of an enrollment in the service's shape, besides its endorsement key: only what is to be deleted is known by it. */
+  setAttestation(attestation: unknown, spot: () => Spot): void {
+    const type = isMembers(attestation) ? attestation['type'] : undefined;
+    if (type === undefined || type === 'tpm') return;
+    const shown = typeof type === 'string' ? quoted(type) : 'something else';
+    this.fault('attestation.type', spot(), `only tpm can be enrolled here, not ${shown}`);
   }
 
   setReprovisionPolicy(value: unknown, spot: () => Spot): void {
@@ -157,7 +165,7 @@ export class RowDraft {
         spot(),
         'an etag is printable ASCII without spaces; leave it out where none is known',
       );
-    } else if (value !== ANY_ETAG) this.#etag = value.endsWith('"') ? value : `"${value}"`;
+    } else if (value !== ANY_ETAG) this.etag = value.endsWith('"') ? value : `"${value}"`;
   }
 
   /** The row as it is, for one that cannot be read any further. */
@@ -167,13 +175,13 @@ export class RowDraft {
       .map(({ file, line, column, field, code, message, ...extra }) => {
         return { file, line, column, field, registrationId, code, message, ...extra };
       });
-    return { line: this.#line, isHeader, faults };
+    return { line: this.line, isHeader, faults };
   }
 
   /** Checks what was gathered. */
   finish(): ReadRow {
-    const found = this.#endorsementKey();
-    const registrationId = this.#registrationId(found?.key);
+    const found = this.endorsementKey();
+    const registrationId = this.registrationId(found?.key);
     const deviceId = this.#checked('deviceId', givenDeviceIdProblem);
     const iotHubHostName = this.#checked('iotHubHostName', hostNameProblem);
     const provisioningStatus = this.#oneOf('provisioningStatus', provisioningStatuses);
@@ -200,20 +208,20 @@ export class RowDraft {
     if (provisioningStatus !== undefined) enrollment.provisioningStatus = provisioningStatus;
     if (reprovisionPolicy !== undefined) enrollment.reprovisionPolicy = reprovisionPolicy;
     if (this.#deviceInformation !== undefined) enrollment.optionalDeviceInformation = this.#deviceInformation;
-    if (this.#etag !== undefined) enrollment.etag = this.#etag;
-    const line = this.#line;
+    if (this.etag !== undefined) enrollment.etag = this.etag;
+    const line = this.line;
     const row = serialNumber === undefined ? { line, enrollment } : { line, enrollment, serialNumber };
-    return { row, endorsementKey: found.key, hasOwnId: this.#texts.registrationId !== undefined };
+    return { row, endorsementKey: found.key, hasOwnId: this.texts.registrationId !== undefined };
   }
 
   /** The key that the row gives, in one form or in several that agree. */
-  #endorsementKey(): FoundKey | undefined {
+  protected endorsementKey(): FoundKey | undefined {
     let first: FoundKey | undefined;
     let isGiven = false;
     // A certificate in a manifest does not stand in for the key.
-    const fields = this.isHarvested && this.#texts.endorsementKey === undefined ? [] : keyFields;
+    const fields = this.isHarvested && this.texts.endorsementKey === undefined ? [] : keyFields;
     for (const field of fields) {
-      const entry = this.#texts[field];
+      const entry = this.texts[field];
       if (entry === undefined) continue;
       isGiven = true;
       const { text, spot } = entry;
@@ -228,13 +236,13 @@ export class RowDraft {
       else if (!first.key.equals(result.key)) this.fault(field, spot(), differentKeys(field, first.field));
     }
     if (!isGiven)
-      this.fault('endorsementKey', { line: this.#line, column: null }, 'the endorsement key is missing');
+      this.fault('endorsementKey', { line: this.line, column: null }, 'the endorsement key is missing');
     return first;
   }
 
   /** DPS matches ids without regard to case; they are written in lower case. */
-  #registrationId(endorsementKey: Buffer | undefined): string | undefined {
-    const entry = this.#texts.registrationId;
+  protected registrationId(endorsementKey: Buffer | undefined): string | undefined {
+    const entry = this.texts.registrationId;
     if (entry === undefined) return endorsementKey && registrationIdOf(endorsementKey);
     const id = entry.text.toLowerCase();
     const problem = registrationIdProblem(id);
@@ -244,7 +252,7 @@ export class RowDraft {
   }
 
   #checked(field: EnrollmentField, problemOf: (text: string) => string | undefined): string | undefined {
-    const entry = this.#texts[field];
+    const entry = this.texts[field];
     const problem = entry === undefined ? undefined : problemOf(entry.text);
     if (entry === undefined || problem === undefined) return entry?.text;
     this.fault(field, entry.spot(), problem);
@@ -252,7 +260,7 @@ export class RowDraft {
   }
 
   #oneOf<T extends string>(field: EnrollmentField, values: readonly T[]): T | undefined {
-    if (this.#texts[field] === undefined) return undefined;
+    if (this.texts[field] === undefined) return undefined;
     const find = (text: string) => values.find((value) => value.toLowerCase() === text.toLowerCase());
     return this.#parsed(field, find, `${values.slice(0, -1).join(', ')} or ${values.at(-1) ?? ''}`);
   }
@@ -262,7 +270,7 @@ export class RowDraft {
     parse: (text: string) => T | undefined,
     expected: string,
   ): T | undefined {
-    const entry = this.#texts[field];
+    const entry = this.texts[field];
     if (entry === undefined) return undefined;
     const value = parse(entry.text);
     if (value === undefined)
@@ -276,23 +284,23 @@ export class RowDraft {
     const size = twinSize(twin);
     if (size > TWIN_PART_BYTES[part]) {
       const limit = `IoT Hub takes ${TWIN_PART_BYTES[part]} bytes of ${part}, these are ${size}`;
-      this.fault(part, { line: this.#line, column: null }, limit);
+      this.fault(part, { line: this.line, column: null }, limit);
     }
     return twin;
   }
 
   #checkHubs(allocationPolicy: string | undefined): void {
-    const policy = this.#texts.allocationPolicy;
+    const policy = this.texts.allocationPolicy;
     const hubs = this.#hubs?.length ?? 0;
     if (allocationPolicy === 'static' && policy !== undefined) {
-      const named = this.#texts.iotHubHostName === undefined ? 0 : 1;
+      const named = this.texts.iotHubHostName === undefined ? 0 : 1;
       if (named + hubs === 0) {
         this.fault('allocationPolicy', policy.spot(), 'static allocation needs the hub in iotHubHostName');
       } else if (hubs > 1) {
         this.fault('allocationPolicy', policy.spot(), 'static allocation takes one hub, iotHubs names more');
       }
     } else if (policy === undefined && hubs > 0) {
-      this.fault('iotHubs', { line: this.#line, column: null }, 'iotHubs needs an allocationPolicy');
+      this.fault('iotHubs', { line: this.line, column: null }, 'iotHubs needs an allocationPolicy');
     }
   }
 }

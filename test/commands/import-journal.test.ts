@@ -457,7 +457,7 @@ describe('a dry run with credentials', () => {
         ['delete', undefined],
       ],
     );
-    assert.equal(planned.requests, 2, 'a version is deleted by a request of its own');
+    assert.equal(planned.requests, 3 + 2, 'a look-up of each row, and a request for each deletion');
 
     const outcome = await iotdm([...deleting, ...service.options], { cwd: dir });
     assert.equal(outcome.code, 8, outcome.stderr);

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { openAzureService } from '../../src/dps/azure-service.ts';
 import type { Enrollment, StoredEnrollment } from '../../src/dps/enrollment.ts';
@@ -12,7 +13,8 @@ import type { ProvisioningService } from '../../src/dps/service.ts';
 import { startEmulator } from '../../src/emulator/emulator.ts';
 import { IotdmError } from '../../src/errors.ts';
 import { Secret } from '../../src/secret.ts';
-import { importEnrollments } from '../../src/station/import.ts';
+import { checkEnrollmentInput, readPlacedDeletions } from '../../src/station/enrollment-input.ts';
+import { deleteEnrollments, importEnrollments, type ImportSummary } from '../../src/station/import.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
 import { MemoryService } from '../fakes/memory-service.ts';
 
@@ -201,8 +203,31 @@ for (const [name, open] of Object.entries(subjects)) {
       const again = await importEnrollments({ rows: () => rows(25), total: 25, service, mode: 'upsert' });
       assert.deepEqual([again.created, again.updated, again.unchanged], [0, 0, 25]);
       assert.deepEqual(await all(service), before);
-      const full = await importEnrollments({ rows: () => rows(25), total: 25, service, mode: 'delete' });
+      const full = await deleteEnrollments({ rows: () => rows(25), total: 25, service });
       assert.equal(full.deleted, 25);
+    });
+
+    it('deletes what it lists of whatever kind, and nothing that only has the same id', async () => {
+      await service.create(fakeEnrollment(1));
+      const attestation = { type: 'symmetricKey' } as unknown as Enrollment['attestation'];
+      await service.create({ registrationId: 'by-key', attestation });
+      const listed = (await all(service)).flat();
+      const deletion = async (enrollments: readonly object[]): Promise<ImportSummary> => {
+        const open = () => Readable.from([Buffer.from(JSON.stringify(enrollments))]) as AsyncIterable<Buffer>;
+        const sources = [{ name: 'listed.json', open }];
+        const options = { deletion: 'compared' } as const;
+        const { seal, faults } = await checkEnrollmentInput(sources, options);
+        assert.deepEqual(faults, []);
+        const rows = () => readPlacedDeletions(sources, options, seal);
+        return deleteEnrollments({ rows, total: enrollments.length, service });
+      };
+      const ids = listed.map(({ registrationId }) => registrationId);
+      const swapped = listed.map((row, index) => ({ ...row, registrationId: ids[1 - index] }));
+      const wrong = await deletion(swapped);
+      assert.deepEqual([wrong.deleted, wrong.failed], [0, 2]);
+      const right = await deletion(listed);
+      assert.deepEqual([right.deleted, right.failed], [2, 0]);
+      assert.deepEqual((await all(service)).flat(), []);
     });
 
     it('never exchanges the endorsement key of a registration id', async () => {
@@ -239,7 +264,7 @@ describe('the emulator', () => {
       assert.deepEqual([service.requests, emulator.requests], [5, 5]);
       assert.equal(await codeOf(impostor.find('device-0001')), 'auth.refused');
       assert.equal(
-        await codeOf(importEnrollments({ rows: () => rows(5), total: 5, service: impostor, mode: 'delete' })),
+        await codeOf(deleteEnrollments({ rows: () => rows(5), total: 5, service: impostor })),
         'auth.refused',
       );
       assert.ok(await service.find('device-0001'));

@@ -10,6 +10,7 @@ import type { Enrollment } from '../../src/dps/enrollment.ts';
 import { IotdmError } from '../../src/errors.ts';
 import { ImportJournal } from '../../src/records/import-journal.ts';
 import {
+  deleteEnrollments,
   importEnrollments,
   type ImportMode,
   type ImportOptions,
@@ -40,14 +41,10 @@ async function run(
   }
   const { clock, delay } = new VirtualTime();
   const governor = new Governor({ ratePerMinute: Infinity, clock, delay, random: repeatableRandom() });
-  const summary = await importEnrollments({
-    rows,
-    total: enrollments.length,
-    service,
-    mode,
-    governor,
-    ...more,
-  });
+  const options = { rows, total: enrollments.length, service, governor, ...more };
+  const summary = await (mode === 'delete'
+    ? deleteEnrollments(options)
+    : importEnrollments({ ...options, mode }));
   const { total, created, updated, unchanged, deleted, failed, skipped } = summary;
   assert.equal(
     created + updated + unchanged + deleted + failed + skipped,
