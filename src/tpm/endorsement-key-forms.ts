@@ -24,6 +24,16 @@ import {
   pemBlocks,
   type Decoded,
 } from './key-notation.ts';
+import {
+  base64InReport,
+  digestProblem,
+  hexDumps,
+  kindOfReport,
+  nameOfArea,
+  printedAreas,
+  reportText,
+  type PrintedArea,
+} from './key-reports.ts';
 import { parsePublicArea, type PublicArea } from './public-area.ts';
 
 /** What holds the key, without regard to how it is written down. */
@@ -69,11 +79,13 @@ export function recognizeEndorsementKey(content: Buffer): Recognition {
 }
 
 /**
- * The same for a command: the DPS value, or an error.
+ * The same for a command: the DPS value, or an error. Also takes what programs print about the key: Limpet, iotdm,
+ * tpm2_readpublic, Format-Hex of PowerShell and the like.
  * @throws IotdmError `input.key-unsuitable` for a key that DPS does not take, `input.private-key`, `input.invalid`
  */
 export function convertToEndorsementKey(content: Buffer): RecognizedEndorsementKey {
-  const found = recognizeEndorsementKey(content);
+  const alone = recognizeEndorsementKey(content);
+  const found = (alone.kind === 'unrecognized' ? recognizeReport(content) : undefined) ?? alone;
   switch (found.kind) {
     case 'endorsement-key':
       return found;
@@ -189,6 +201,67 @@ function recognizeStructure(bytes: Buffer, notations: Notations): Recognition | 
     return recognizeModulus(bytes.subarray(1), undefined, ['leading 00', ...binary]);
   return undefined;
 }
+
+// Reports
+
+/** What a program prints about a key; undefined where nothing of that kind is in it. */
+function recognizeReport(content: Buffer): Recognition | undefined {
+  const text = content.length > MAX_KEY_INPUT_BYTES ? undefined : reportText(content);
+  if (text === undefined) return undefined;
+  if (holdsPrivateKeyText(text)) return privateKey();
+  const digest = digestProblem(text);
+  const found = [
+    ...printedAreas(text).map(recognizePrintedArea),
+    ...hexDumps(text).map((bytes) => recognize(bytes, ['hex dump'])),
+    ...base64InReport(text).map((base64) => recognizeBase64(base64, kindOfReport(text))),
+  ];
+  const keys = found.filter((item) => item.kind === 'endorsement-key');
+  const [key] = keys;
+  const distinct = new Set(keys.map(({ endorsementKey }) => endorsementKey.toString('base64')));
+  const isPrivate = found.find(({ kind }) => kind === 'private-key');
+  if (isPrivate !== undefined) return isPrivate;
+  if (distinct.size > 1)
+    return unrecognized(`this holds ${distinct.size} different endorsement keys: give one`);
+  if (key !== undefined) return key;
+  const other =
+    found.find(({ kind }) => kind === 'other-key') ?? (digest === undefined ? found[0] : undefined);
+  return other ?? (digest === undefined ? undefined : unrecognized(digest));
+}
+
+function recognizeBase64(base64: string, where: string): Recognition {
+  const decoded = decodeBase64Text(base64);
+  if (decoded === undefined || 'problem' in decoded)
+    return unrecognized('this holds a key in base64 that is cut off or damaged');
+  return recognize(decoded.bytes, [decoded.notation, where]);
+}
+
+/** What tpm2_readpublic prints says all that an endorsement key is. */
+function recognizePrintedArea(printed: PrintedArea | undefined): Recognition {
+  if (printed === undefined)
+    return unrecognized('this is the text of tpm2_readpublic, and is cut off or damaged');
+  const { area, hasUsualAlgorithms, name } = printed;
+  const notations = ['printed by tpm2_readpublic'];
+  const input = described('TPM2B_PUBLIC', notations);
+  const other = (problem: string): Recognition => ({
+    kind: 'other-key',
+    form: 'TPM2B_PUBLIC',
+    input,
+    problem: `what tpm2_readpublic printed here is ${problem}`,
+  });
+  const problem = publicAreaProblem(area);
+  if (problem !== undefined) return other(problem);
+  if (area.nameAlg !== SHA256 || !hasUsualAlgorithms)
+    return other('not an endorsement key of TCG template L-1: it has other algorithms');
+  const endorsementKey = Buffer.concat([EK_PUBLIC_PREFIX, area.rsa?.modulus ?? Buffer.alloc(0)]);
+  if (name !== '' && name !== nameOfArea(endorsementKey.subarray(2)))
+    return unrecognized('this is the text of tpm2_readpublic, and its name is not that of its contents');
+  const unfit = endorsementKeyProblem(endorsementKey);
+  if (unfit !== undefined) return { kind: 'other-key', form: 'TPM2B_PUBLIC', input, problem: unfit };
+  return { kind: 'endorsement-key', endorsementKey, form: 'TPM2B_PUBLIC', notations, input };
+}
+
+/** TPM_ALG_SHA256. */
+const SHA256 = 0x000b;
 
 // TPM structures
 

@@ -104,6 +104,22 @@ describe('forms of one endorsement key, made by other programs', () => {
     assertAllGive(expected, forms);
   });
 
+  it('those that tpm2_readpublic and hexdump print, for a command', () => {
+    const printed = chip.tool('tpm2_readpublic', '-c', '0x81010001', '-o', path('ek.tss'));
+    assert.deepEqual(convertToEndorsementKey(Buffer.from(printed)).endorsementKey, expected);
+    const area = convertToEndorsementKey(execFileSync('tpm2_print', ['-t', 'TPM2B_PUBLIC', path('ek.tss')]));
+    assert.deepEqual(area.endorsementKey, expected);
+    const dump = execFileSync('od', ['-A', 'x', '-t', 'x1z', path('ek.tss')]);
+    assert.deepEqual(convertToEndorsementKey(dump).endorsementKey, expected);
+    chip.tool('tpm2_createprimary', '-C', 'e', '-G', 'ecc', '-c', path('printed.ctx'));
+    const ecc = chip.tool('tpm2_readpublic', '-c', path('printed.ctx'));
+    chip.tool('tpm2_flushcontext', '-t');
+    assert.throws(() => convertToEndorsementKey(Buffer.from(ecc)), {
+      code: 'input.key-unsuitable',
+      message: /is an ECC key \(NIST P-256\), and DPS takes RSA 2048 endorsement keys only$/,
+    });
+  });
+
   it('those of openssl', () => {
     chip.tool('tpm2_readpublic', '-c', '0x81010001', '-f', 'pem', '-o', path('ek.pem'));
     const from = ['rsa', '-pubin', '-in', path('ek.pem')];

@@ -38,6 +38,26 @@ describe('iotdm ek convert', () => {
     assert.equal((JSON.parse(result) as { total: number }).total, 1);
   });
 
+  it('takes what another command has printed, and tells a thumbprint from a key', async () => {
+    const stdin = `\ufeff<?xml version="1.0" encoding="utf-8"?>\r\n<ERKPub>\r\n  ${vectorEndorsementKey}\r\n</ERKPub>\r\n`;
+    const xml = await iotdm(['ek', 'convert', '-'], { stdin: Buffer.from(stdin, 'utf16le') });
+    assert.deepEqual([xml.code, xml.stderr], [0, '']);
+    assert.match(xml.stdout, /^Input +TPM2B_PUBLIC \(base64, in XML\)$/m);
+    const again = await iotdm(['ek', 'convert', '-', '--json'], { stdin: xml.stdout });
+    assert.equal(
+      (JSON.parse(again.stdout) as { endorsementKey: string }).endorsementKey,
+      vectorEndorsementKey,
+    );
+    const thumbprint = await iotdm(['ek', 'convert', '-'], {
+      stdin: '3FC82CD5A9B1E0C43D7F1F1EE7F1B9B0E0D5C4A1\n',
+    });
+    assert.deepEqual([thumbprint.code, thumbprint.stdout], [2, '']);
+    assert.match(
+      thumbprint.stderr,
+      /^iotdm: error: this is a thumbprint, by which Windows names a certificate/,
+    );
+  });
+
   it('refuses another key with exit code 2, a reason and a hint', async () => {
     const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
     const stdin = publicKey.export({ type: 'spki', format: 'pem' }) as string;
