@@ -14,6 +14,7 @@ export const errorCodes = [
   'usage.output-unwritable',
   'usage.unsupported',
   'usage.emulator-running',
+  'usage.port-unavailable',
   'input.unreadable',
   'input.invalid',
   'input.rows',

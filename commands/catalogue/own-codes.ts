@@ -133,6 +133,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       'quota, latency and faults are given when the emulator is started, and it keeps them until it ends',
     fix: 'end it and start it again: iotdm emulator stop',
   },
+  'usage.port-unavailable': {
+    meaning: 'a TCP port that was asked for cannot be had on this machine',
+    cause: 'another program listens on it, or ports below 1024 are for root only, as 443 is on Linux',
+    fix: 'ask for another port, or for none, and a free one is taken; Linux lets users have 443 after: sysctl net.ipv4.ip_unprivileged_port_start=443',
+  },
   'input.unreadable': {
     meaning: 'an input file cannot be read',
     cause: 'a wrong name, or a file of another user',

@@ -18,7 +18,11 @@ export interface CertificateInfo {
 export function sentCertificate(text: string): X509Certificate | undefined {
   const isPem = text.includes('-----BEGIN CERTIFICATE-----');
   try {
-    return new X509Certificate(isPem ? text : Buffer.from(text, 'base64'));
+    const certificate = new X509Certificate(isPem ? text : Buffer.from(text, 'base64'));
+    const hasDates = [certificate.validFrom, certificate.validTo].every(
+      (date) => !Number.isNaN(Date.parse(date)),
+    );
+    return hasDates ? certificate : undefined;
   } catch {
     return undefined;
   }

@@ -20,17 +20,25 @@ import {
   groupDeviceByCertificate,
   groupDeviceBySymmetricKey,
 } from './key-and-certificate-proofs.ts';
-import { object, type Members } from './members.ts';
+import { object, present, type Members } from './members.ts';
 import type { RegisteredDevice } from './registered-device.ts';
 import { operationState, registrationResult, type OperationState } from './registration-json.ts';
 import type { Asked, ServiceAnswer, ServiceApi, ServiceRequest } from './router.ts';
 import { decoded, expiryProblem, isSignedWith, presentedToken, type PresentedToken } from './sas.ts';
-import { ServiceError, serviceErrorCodes } from './service-error.ts';
+import { notEmulated, ServiceError, serviceErrorCodes } from './service-error.ts';
 import { TpmChallenges } from './tpm-challenges.ts';
 import { tpmKey, type TpmKey } from './tpm-key.ts';
 
 /** The Node.js SDK speaks 2019-03-31; the others are versions of the same requests. */
-const apiVersions = ['2017-11-15', '2018-04-01', '2018-11-01', '2019-03-31', '2021-06-01', '2021-10-01'];
+const apiVersions = [
+  '2017-11-15',
+  '2018-04-01',
+  '2018-11-01',
+  '2019-03-31',
+  '2021-06-01',
+  '2021-10-01',
+  '2026-11-01',
+];
 /** The name that every registration's key has. */
 const keyName = 'registration';
 const keyBytes = 32;
@@ -125,6 +133,8 @@ class DeviceApi {
     const { id, members } = bodyOf(request);
     const payload = members['payload'] ?? undefined;
     const given = payload === undefined ? undefined : object(payload, 'payload');
+    // Of api-version 2026-11-01: a device that asks for a certificate must not take the answer for a refusal of it.
+    if (present(members['csr'])) throw notEmulated('certificates are not issued by the emulator (csr)');
     const device = this.#proved(request, id);
     if (device !== undefined) return this.#assigned({ ...device, payload: given }, fails);
 

@@ -84,7 +84,7 @@ const devicesFile = 'devices.ndjson';
 /**
  * Starts the service; it answers when the promise resolves.
  * @throws IotdmError `input.locked` when another emulator uses the directory, `input.invalid` naming a state file that
- * cannot be understood, `input.unreadable`, `usage.output-unwritable`, `usage.invalid` for a port that cannot be had
+ * cannot be understood, `input.unreadable`, `usage.output-unwritable`, `usage.port-unavailable`
  */
 export async function startEmulator(options: EmulatorOptions): Promise<RunningEmulator> {
   const dir = resolve(options.dir);

@@ -157,7 +157,12 @@ function ownCertificate(
 }
 
 function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate): boolean {
-  return issuer.ca && certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
+  try {
+    return issuer.ca && certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey);
+  } catch {
+    // A key of a kind that is not known here has signed nothing that could be checked.
+    return false;
+  }
 }
 
 function unauthorized(message: string): ServiceError {

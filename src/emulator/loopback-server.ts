@@ -67,7 +67,7 @@ export class LoopbackServer {
     } catch (cause) {
       if (!wanted && recorded !== undefined) return this.#listenOn(0);
       throw new IotdmError(
-        'usage.invalid',
+        'usage.port-unavailable',
         `port ${wanted ?? 0} of ${loopback} cannot be used (${systemErrorCode(cause) ?? 'unknown reason'})`,
         { cause },
       );
@@ -123,7 +123,7 @@ export interface Listening<Name> {
 /**
  * Listens on the ports that are wished for: on one for those with the same.
  * @param make a server for those that share it
- * @throws IotdmError `usage.invalid` for a wanted port that cannot be had
+ * @throws IotdmError `usage.port-unavailable` for a wanted port that cannot be had
  */
 export async function listenOn<Name>(
   wishes: readonly PortWish<Name>[],

@@ -176,7 +176,10 @@ async function choosePort(wanted: number | undefined, insist: boolean): Promise<
   if (wanted !== undefined) {
     if ((await isFree(wanted)) && (await isFree(wanted + 1))) return wanted;
     if (insist) {
-      throw new IotdmError('usage.invalid', `port ${wanted} or ${wanted + 1} on 127.0.0.1 is in use`);
+      throw new IotdmError(
+        'usage.port-unavailable',
+        `port ${wanted} or ${wanted + 1} on 127.0.0.1 is in use`,
+      );
     }
   }
   for (;;) {

@@ -145,6 +145,7 @@ for (const part of ['simulator', 'emulator'] as const) {
       const { code, stderr } = await iotdm([part, 'start', '--dir', other, '--port', port]);
       assert.equal(code, 2, stderr);
       assert.match(stderr, new RegExp(`^iotdm: error: port ${port} .*127\\.0\\.0\\.1`, 'm'));
+      assert.match(stderr, /^iotdm: hint: ask for another port, or for none/m);
       assert.equal((await run(part, 'status', '--dir', other)).running, false);
     });
   });

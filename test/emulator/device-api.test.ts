@@ -153,9 +153,12 @@ describe('a registration', () => {
 
   it('is answered to all API versions of devices and no other', async () => {
     await device.enroll();
-    for (const version of ['2018-11-01', '2019-03-31', '2021-10-01']) {
+    for (const version of ['2018-11-01', '2019-03-31', '2021-10-01', '2026-11-01']) {
       assert.equal((await device.put({ query: `api-version=${version}` })).status, 401, version);
     }
+    const query = 'api-version=2026-11-01';
+    const wish = await device.put({ query, body: { ...device.body, csr: 'MIIB' } });
+    refused(wish, 501001, /certificates are not issued by the emulator/);
     refused(await device.put({ query: 'api-version=2016-01-01' }), 400001, /not one that is supported/);
     refused(await device.put({ query: '' }), 400001, /missing/);
   });

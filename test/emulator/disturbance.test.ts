@@ -287,6 +287,26 @@ describe('a fault', () => {
     assert.equal(removed.status, 412);
     assert.equal((await rig.call('DELETE', '/enrollments/nobody')).status, 404);
   });
+
+  it('strikes enrollment groups as it does enrollments', async () => {
+    await startWithFaults('etag-race,method=PUT,nth=2', 'unknown-ids,path=/enrollmentGroups');
+    const attestation = { type: 'symmetricKey' };
+    const putGroup = (headers: Record<string, string>): Promise<Answer> =>
+      rig.call('PUT', '/enrollmentGroups/g1', { body: { enrollmentGroupId: 'g1', attestation }, headers });
+    const { etag } = (await putGroup({})).json;
+    assert.equal((await putGroup({ 'if-match': etag })).status, 412);
+    const changed = (await rig.call('GET', '/enrollmentGroups/g1')).json as unknown as Record<
+      string,
+      unknown
+    >;
+    assert.deepEqual(changed['initialTwin'], { tags: { anotherWriter: 1 } });
+    const body = { mode: 'create', enrollmentGroups: [{ enrollmentGroupId: 'g2', attestation }] };
+    const { errors } = (await rig.call('POST', '/enrollmentGroups', { body })).json;
+    assert.deepEqual(
+      errors.map((error) => (error as unknown as Record<string, unknown>)['enrollmentGroupId']),
+      ['nobody-sent-this-1', 'nobody-sent-this-2'],
+    );
+  });
 });
 
 describe('knobs', () => {

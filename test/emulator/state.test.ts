@@ -15,7 +15,16 @@ import { startEmulator, type EmulatorInfo } from '../../src/emulator/emulator.ts
 import { IotdmError, type ErrorCode } from '../../src/errors.ts';
 import { emulatorStatus } from '../../src/emulator/status.ts';
 import { SoftwareDevice, softwareChip, token, type Registered } from './software-device.ts';
-import { callerOf, enrollment, remove, startRig, temporaryDirectory, type Caller, type Rig } from './rig.ts';
+import {
+  callerOf,
+  enrollment,
+  remove,
+  startRig,
+  temporaryDirectory,
+  type AnswerBody,
+  type Caller,
+  type Rig,
+} from './rig.ts';
 
 const year = 365 * 24 * 60 * 60 * 1000;
 
@@ -129,7 +138,7 @@ describe('the state directory', () => {
       const wanted = { dir, port: info.port };
       await assert.rejects(
         startEmulator(wanted),
-        (error) => error instanceof IotdmError && error.code === 'usage.invalid',
+        (error) => error instanceof IotdmError && error.code === 'usage.port-unavailable',
       );
     } finally {
       other.close();
@@ -264,6 +273,75 @@ describe('the state directory', () => {
     );
     assert.equal(idScope, after.idScope);
     assert.deepEqual(await withRig(idsOf), ['d1']);
+  });
+
+  it('of an earlier version, with enrollments and devices of TPMs only, is taken over line by line', async () => {
+    const chip = softwareChip();
+    const session = Buffer.alloc(32, 1);
+    const deviceKey = Buffer.alloc(32, 2);
+    const date = '2026-01-01T00:00:00.000Z';
+    const enrolled = {
+      registrationId: 'D1',
+      attestation: { type: 'tpm', tpm: { endorsementKey: chip.endorsementKey } },
+      capabilities: { iotEdge: false },
+      // What the emulator has taken once, and would not take now.
+      initialTwin: { tags: { 'a.b': 1 } },
+      provisioningStatus: 'enabled',
+      reprovisionPolicy: { updateHubAssignment: true, migrateDeviceData: true },
+      allocationPolicy: 'hashed',
+      etag: '"AAAAAQAAAAE="',
+      createdDateTimeUtc: date,
+      lastUpdatedDateTimeUtc: date,
+    };
+    const registration = {
+      kind: 'registration',
+      registrationId: 'D1',
+      createdDateTimeUtc: date,
+      lastUpdatedDateTimeUtc: date,
+      etag: '"AAAA"',
+      operationId: '4.op',
+      sessionKey: session.toString('base64'),
+      doneAt: 0,
+      outcome: 'assigned',
+      assignment: {
+        assignedHub: 'iotdm-hub.localhost',
+        deviceId: 'D1',
+        substatus: 'initialAssignment',
+        authenticationKey: 'AAAA',
+      },
+    };
+    const identity = {
+      kind: 'device',
+      hub: 'iotdm-hub.localhost',
+      deviceId: 'D1',
+      primaryKey: deviceKey.toString('base64'),
+      secondaryKey: deviceKey.toString('base64'),
+      generationId: '1',
+      etag: '"BBBB"',
+      createdDateTimeUtc: date,
+      iotEdge: false,
+      twin: { tags: {}, desired: {} },
+    };
+    const set = { 'registration/d1': registration, 'identity/iotdm-hub.localhost/D1': identity };
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await writeFile(log(), `{"start":1,"schema":1}\n${JSON.stringify({ put: enrolled })}\n`);
+    await writeFile(join(dir, 'devices.ndjson'), `{"schema":1}\n${JSON.stringify({ set })}\n`);
+    await withRig(async (rig) => {
+      const { registrationState, ...shown } = (await rig.call('GET', '/enrollments/d1'))
+        .json as AnswerBody & {
+        registrationState?: { status: string };
+      };
+      assert.deepEqual(shown, enrolled);
+      assert.equal(registrationState?.status, 'assigned');
+      const device = new SoftwareDevice(rig, 'd1', chip);
+      assert.equal((await device.poll('4.op', device.tokenFor(session))).status, 200);
+      const answer = await rig.callAt(rig.emulator.info.hubHost, 'GET', '/devices/D1/messages/devicebound', {
+        query: 'api-version=2021-04-12',
+        authorization: token(encodeURIComponent('iotdm-hub.localhost/devices/D1'), deviceKey),
+      });
+      assert.equal(answer.status, 204);
+      assert.equal((await device.register()).state.deviceId, 'D1');
+    });
   });
 
   it('is refused when a file in it is damaged, and the file is named', async () => {
