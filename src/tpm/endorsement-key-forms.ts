@@ -26,6 +26,7 @@ import {
 } from './key-notation.ts';
 import {
   base64InReport,
+  decimalBytes,
   digestProblem,
   hexDumps,
   kindOfReport,
@@ -210,9 +211,11 @@ function recognizeReport(content: Buffer): Recognition | undefined {
   if (text === undefined) return undefined;
   if (holdsPrivateKeyText(text)) return privateKey();
   const digest = digestProblem(text);
+  const decimals = decimalBytes(text);
   const found = [
     ...printedAreas(text).map(recognizePrintedArea),
     ...hexDumps(text).map((bytes) => recognize(bytes, ['hex dump'])),
+    ...(decimals === undefined ? [] : [recognize(decimals, ['decimal'])]),
     ...base64InReport(text).map((base64) => recognizeBase64(base64, kindOfReport(text))),
   ];
   const keys = found.filter((item) => item.kind === 'endorsement-key');

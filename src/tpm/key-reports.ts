@@ -26,7 +26,12 @@ const EK_BASE64 = Math.ceil(EK_PUBLIC_BYTES / 3) * 4;
 const EK_BASE64_PREFIX = EK_PUBLIC_PREFIX.subarray(0, 12).toString('base64');
 
 /** The texts in a report that may be base64 of a key, each once. */
-export function base64InReport(text: string): string[] {
+export function base64InReport(report: string): string[] {
+  // JSON may be written with escapes for any character, and some programs do so for these.
+  const text = report
+    .replaceAll('\\/', '/')
+    .replaceAll(/\\u002b/gi, '+')
+    .replaceAll(/\\u003d/gi, '=');
   // Limpet puts the key between its tags; an editor may have put line breaks into it.
   const inXml = [...text.matchAll(/<[ES]RKPub>([^<]{1,2000})</gi)].map(([, content = '']) => content);
   // A terminal wraps what is longer than its line.
@@ -105,6 +110,15 @@ function bytesOfLine(rest: string, limit: number): Buffer {
     if (rest.slice(group.lastIndex - 1, group.lastIndex + 1) === '  ' && gap.length === 1) break;
   }
   return Buffer.from(hex, 'hex');
+}
+
+/** The bytes of a list of decimal numbers, one a line, as PowerShell prints an array; undefined for other text. */
+export function decimalBytes(text: string): Buffer | undefined {
+  if (!/^[0-9\s,;]+$/.test(text)) return undefined;
+  const numbers = text.split(/[\s,;]+/).filter((number) => number !== '');
+  const isList =
+    numbers.length > 1 && numbers.every((number) => number.length <= 3 && Number(number) <= 0xff);
+  return isList ? Buffer.from(numbers.map(Number)) : undefined;
 }
 
 // tpm2-tools

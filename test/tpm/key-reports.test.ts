@@ -162,6 +162,7 @@ describe('what programs print about an endorsement key', () => {
     const members = { registrationId: vectorRegistrationId, endorsementKey: ek };
     converted(JSON.stringify(members));
     converted(JSON.stringify([{ ...members, tags: { größe: 'ä' } }], null, 2));
+    converted(JSON.stringify(members).replaceAll('/', '\\/').replaceAll('+', '\\u002B'));
     const ekCertificate = makeEkCertificate(keyObject, 7).toString('base64');
     converted(`${JSON.stringify({ schema: 1, ...members, ekCertificate, serialNumber: 'SN-1' })}\n`);
     assert.equal(converted(JSON.stringify({ ekCertificate })), 'EK certificate (DER, base64, in JSON)');
@@ -190,6 +191,10 @@ describe('what programs print about an endorsement key', () => {
       }
     }
     converted(Buffer.from(powershell5(pkcs1), 'latin1'));
+    // What PowerShell prints of an array of bytes without Format-Hex.
+    assert.equal(converted(`${[...pkcs1].join('\r\n')}\r\n`), 'PKCS#1 public key (DER, decimal)');
+    converted(utf16([...area].join('\r\n')));
+    assert.match(refused([...area].slice(0, 99).join('\n')), /^input\.invalid: /);
     converted(pkcs1.toString('base64'));
     converted(utf16(`${pkcs1.toString('base64')}\r\n`));
   });
