@@ -21,6 +21,7 @@ import { BundleOpener } from './bundle-input.ts';
 import { encodingOf, type CsvFileOptions } from './csv-options.ts';
 import { CommandError } from './failure.ts';
 import { defaultFaultReport, FaultReport } from './fault-report.ts';
+import { count } from './verb.ts';
 
 export interface InputFileOptions extends CsvFileOptions {
   readonly ignoreUnknownColumns?: boolean;
@@ -30,6 +31,7 @@ export interface InputFileOptions extends CsvFileOptions {
   readonly verifyKey?: string;
 }
 
+const SHOWN_NAMES = 20;
 /** More than these are not shown, and go into a file. */
 const SHOWN_FAULTS = 100;
 
@@ -81,10 +83,27 @@ export async function withCheckedInput<T>(
     }
     const { check, report } = await checkAndReport(context, sources, files, options);
     if (check.faultCount > 0) throw refuseRows(context, check, report, deletionHint(options, check));
+    tellWhatWasChanged(context, check);
     return await task(sources, check);
   } finally {
     if (spool !== undefined) await rm(join(spool, '..'), { recursive: true, force: true });
   }
+}
+
+/** Once for all rows: what of the input does not reach the service as it stands there. */
+function tellWhatWasChanged(context: Context, { lowerCased, ignored }: InputCheck): void {
+  if (ignored.size > 0) {
+    const names = [...ignored].map(([name, rows]) => (rows === 1 ? name : `${name} (${rows} times)`));
+    const shown = names.slice(0, SHOWN_NAMES).join(', ');
+    const rest = names.length > SHOWN_NAMES ? ' and more' : '';
+    context.console.warn(`left out, as they mean nothing to iotdm: ${shown}${rest}`);
+  }
+  if (lowerCased === undefined) return;
+  const { count: rows, first, place } = lowerCased;
+  const others = rows === 1 ? '' : `, and ${count(rows - 1, 'other')}`;
+  context.console.note(
+    `the registration id ${first} (${place})${others}: written in lower case; the device id, where it is that too, is not`,
+  );
 }
 
 /** Checks all rows, and writes the report of their faults where one is wanted. */

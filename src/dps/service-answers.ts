@@ -1,15 +1,18 @@
 /**
  * Reads the service's answers. Whoever answers is not trusted: what is not of the specified shape is refused, and
- * what passes is built anew from the members that are known.
+ * what passes is built anew.
  */
 
 import {
   allocationPolicies,
   provisioningStatuses,
+  type CustomAllocation,
+  type StoredAttestation,
   type StoredEnrollment,
   type TwinObject,
   type TwinValue,
 } from './enrollment.ts';
+import type { EnrollmentGroup } from './enrollment-group.ts';
 import type { BulkFailure, BulkResult } from './service.ts';
 
 /** Says which part of an answer is not as specified; carries no value from it. */
@@ -17,11 +20,33 @@ export class AnswerShapeError extends Error {}
 
 const deepestTwin = 32;
 
+/** Every other member of an enrollment is one that iotdm does not know. */
+const enrollmentMembers: ReadonlySet<string> = new Set([
+  'registrationId',
+  'deviceId',
+  'attestation',
+  'capabilities',
+  'iotHubHostName',
+  'iotHubs',
+  'allocationPolicy',
+  'customAllocationDefinition',
+  'initialTwin',
+  'provisioningStatus',
+  'reprovisionPolicy',
+  'optionalDeviceInformation',
+  'namespaceName',
+  'certificateAuthorityName',
+  'certificatePolicyName',
+  'etag',
+  'createdDateTimeUtc',
+  'lastUpdatedDateTimeUtc',
+  'registrationState',
+]);
+
 /**
- * Definition IndividualEnrollment. Members that are null or empty texts count as absent. Of the attestation only the type and the
- * TPM's keys are taken, so that the symmetric keys of other enrollments in a list go no further. A member
- * `customAllocationDefinition`, which iotdm does not interpret, is carried along: to write an enrollment without
- * it would take it away.
+ * Definition IndividualEnrollment. Members that are null or empty texts count as absent. Members that iotdm does not
+ * know are carried along wherever they stand: to write an enrollment without them would take them away. Only of an
+ * attestation other than by TPM no more is taken than certificates, so that keys that several could use go no further.
  * Throws AnswerShapeError; `expectedId` is the registration id that was asked for, in any case.
  */
 export function storedEnrollment(value: unknown, expectedId?: string): StoredEnrollment {
@@ -30,27 +55,70 @@ export function storedEnrollment(value: unknown, expectedId?: string): StoredEnr
   if (expectedId !== undefined && registrationId.toLowerCase() !== expectedId.toLowerCase()) {
     throw new AnswerShapeError('an enrollment that was not asked for');
   }
-  const carried = optional(answer['customAllocationDefinition'], (custom) => ({
-    customAllocationDefinition: twinObject(custom, 'customAllocationDefinition'),
-  }));
   return {
     registrationId,
     ...member(answer, 'deviceId', text),
     attestation: attestation(answer['attestation']),
+    ...settings(answer),
+    ...member(answer, 'optionalDeviceInformation', twinObject),
+    ...member(answer, 'registrationState', twinObject),
+    ...unknownMembers(answer, enrollmentMembers),
+  };
+}
+
+const groupMembers: ReadonlySet<string> = new Set([...enrollmentMembers, 'enrollmentGroupId']);
+
+/** Definition EnrollmentGroup, read like an enrollment. Throws AnswerShapeError, also where it is another than `expectedId`. */
+export function enrollmentGroup(value: unknown, expectedId?: string): EnrollmentGroup {
+  const answer = object(value, 'group');
+  const enrollmentGroupId = text(answer['enrollmentGroupId'], 'enrollmentGroupId');
+  if (expectedId !== undefined && enrollmentGroupId.toLowerCase() !== expectedId.toLowerCase()) {
+    throw new AnswerShapeError('a group that was not asked for');
+  }
+  return {
+    enrollmentGroupId,
+    attestation: attestation(answer['attestation']),
+    ...settings(answer),
+    ...unknownMembers(answer, groupMembers),
+  };
+}
+
+/** A page of a query: an array of EnrollmentGroup. */
+export function groupPage(value: unknown): readonly EnrollmentGroup[] {
+  return array(value, 'page').map((item) => enrollmentGroup(item));
+}
+
+/** What enrollments and groups have in common. */
+function settings(
+  answer: Readonly<Record<string, unknown>>,
+): Omit<EnrollmentGroup, 'enrollmentGroupId' | 'attestation'> {
+  return {
     ...member(answer, 'capabilities', capabilities),
     ...member(answer, 'iotHubHostName', text),
     ...member(answer, 'iotHubs', texts),
     ...member(answer, 'allocationPolicy', (policy, name) => oneOf(policy, name, allocationPolicies)),
-    ...carried,
+    ...member(answer, 'customAllocationDefinition', customAllocation),
     ...member(answer, 'initialTwin', initialTwin),
     ...member(answer, 'provisioningStatus', (status, name) => oneOf(status, name, provisioningStatuses)),
     ...member(answer, 'reprovisionPolicy', reprovisionPolicy),
-    ...member(answer, 'optionalDeviceInformation', twinObject),
+    ...member(answer, 'namespaceName', text),
+    ...member(answer, 'certificateAuthorityName', text),
+    ...member(answer, 'certificatePolicyName', text),
     etag: etag(answer['etag']),
     ...member(answer, 'createdDateTimeUtc', text),
     ...member(answer, 'lastUpdatedDateTimeUtc', text),
-    ...member(answer, 'registrationState', twinObject),
   };
+}
+
+/** Members that iotdm does not know, as they are. */
+function unknownMembers(
+  owner: Readonly<Record<string, unknown>>,
+  known: ReadonlySet<string>,
+): Readonly<Record<string, TwinValue>> {
+  const names = Object.keys(owner).filter(
+    (name) => !known.has(name) && name !== '__proto__' && (owner[name] ?? null) !== null,
+  );
+  return Object.fromEntries(names.map((name) => [name, twinValue(owner[name], name, 1)]));
 }
 
 /** A page of a query: an array of IndividualEnrollment. */
@@ -92,9 +160,18 @@ function bulkFailure(value: unknown, sent: ReadonlyMap<string, string>): BulkFai
   };
 }
 
-function attestation(value: unknown): StoredEnrollment['attestation'] {
+const attestationMembers: ReadonlySet<string> = new Set(['type', 'tpm', 'x509', 'symmetricKey']);
+const tpmMembers: ReadonlySet<string> = new Set(['endorsementKey', 'storageRootKey']);
+const capabilityMembers: ReadonlySet<string> = new Set(['iotEdge']);
+const webhookMembers: ReadonlySet<string> = new Set(['webhookUrl', 'apiVersion']);
+const reprovisionMembers: ReadonlySet<string> = new Set(['updateHubAssignment', 'migrateDeviceData']);
+const twinMembers: ReadonlySet<string> = new Set(['tags', 'properties']);
+const propertyMembers: ReadonlySet<string> = new Set(['desired']);
+
+function attestation(value: unknown): StoredAttestation {
   const answer = object(value, 'attestation');
   const type = text(answer['type'], 'attestation.type');
+  if (type === 'x509') return { type, ...member(answer, 'x509', twinObject) };
   if (type !== 'tpm') return { type };
   const tpm = object(answer['tpm'], 'attestation.tpm');
   return {
@@ -102,12 +179,27 @@ function attestation(value: unknown): StoredEnrollment['attestation'] {
     tpm: {
       endorsementKey: text(tpm['endorsementKey'], 'attestation.tpm.endorsementKey'),
       ...member(tpm, 'storageRootKey', text),
+      ...unknownMembers(tpm, tpmMembers),
     },
+    ...unknownMembers(answer, attestationMembers),
   };
 }
 
 function capabilities(value: unknown, name: string): NonNullable<StoredEnrollment['capabilities']> {
-  return { iotEdge: flag(object(value, name)['iotEdge'], `${name}.iotEdge`) };
+  const answer = object(value, name);
+  return {
+    iotEdge: flag(answer['iotEdge'], `${name}.iotEdge`),
+    ...unknownMembers(answer, capabilityMembers),
+  };
+}
+
+function customAllocation(value: unknown, name: string): CustomAllocation {
+  const answer = object(value, name);
+  return {
+    ...member(answer, 'webhookUrl', text),
+    ...member(answer, 'apiVersion', text),
+    ...unknownMembers(answer, webhookMembers),
+  };
 }
 
 function reprovisionPolicy(value: unknown, name: string): NonNullable<StoredEnrollment['reprovisionPolicy']> {
@@ -115,6 +207,7 @@ function reprovisionPolicy(value: unknown, name: string): NonNullable<StoredEnro
   return {
     updateHubAssignment: flag(policy['updateHubAssignment'], `${name}.updateHubAssignment`),
     migrateDeviceData: flag(policy['migrateDeviceData'], `${name}.migrateDeviceData`),
+    ...unknownMembers(policy, reprovisionMembers),
   };
 }
 
@@ -124,7 +217,9 @@ function initialTwin(value: unknown, name: string): NonNullable<StoredEnrollment
     ...member(twin, 'tags', twinObject),
     ...member(twin, 'properties', (properties, path) => ({
       ...member(object(properties, path), 'desired', twinObject),
+      ...unknownMembers(object(properties, path), propertyMembers),
     })),
+    ...unknownMembers(twin, twinMembers),
   };
 }
 

@@ -1,6 +1,7 @@
 /** A row that is to be deleted beside what is enrolled under its id: whether it is the enrollment that is meant. */
 import { createHash, X509Certificate } from 'node:crypto';
 import type { StoredEnrollment } from '../dps/enrollment.ts';
+import { isSameVersion } from '../dps/etag.ts';
 import { shownText } from '../dps/service-errors.ts';
 import type { DeletionTarget } from './enrollment-rows.ts';
 import { anotherVersion, type Objection } from './import-comparison.ts';
@@ -23,7 +24,7 @@ export function deletionObjection(
 ): Objection | undefined {
   const problem = attestation === undefined ? undefined : attestationProblem(attestation, stored.attestation);
   if (problem !== undefined) return { code: 'service.conflict', message: problem };
-  return force || etag === undefined || etag === stored.etag ? undefined : anotherVersion;
+  return force || etag === undefined || isSameVersion(etag, stored.etag) ? undefined : anotherVersion;
 }
 
 /** Of a row without an etag: what was compared is not there any more. */

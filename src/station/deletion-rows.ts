@@ -12,7 +12,9 @@ import { isMembers, RowDraft, type Spot } from './row-draft.ts';
 /** What a row is made of, by what is to be done with it. */
 export function draftOf(file: string, line: number, options: InputOptions): RowDraft {
   const { deletion } = options;
-  return deletion === undefined ? new RowDraft(file, line) : new DeletionDraft(file, line, deletion);
+  return deletion === undefined
+    ? new RowDraft(file, line, options)
+    : new DeletionDraft(file, line, deletion, options);
 }
 
 const TPM = 'tpm';
@@ -29,8 +31,13 @@ class DeletionDraft extends RowDraft {
   #type: string | undefined;
   #x509: unknown;
 
-  constructor(file: string, line: number, deletion: NonNullable<InputOptions['deletion']>) {
-    super(file, line);
+  constructor(
+    file: string,
+    line: number,
+    deletion: NonNullable<InputOptions['deletion']>,
+    options: InputOptions,
+  ) {
+    super(file, line, options);
     this.#isByIdOnly = deletion === 'ids-only';
   }
 
@@ -41,7 +48,8 @@ class DeletionDraft extends RowDraft {
 
   override setAttestation(attestation: unknown, spot: () => Spot): void {
     const members = isMembers(attestation) ? attestation : {};
-    const { type = isMembers(members['tpm']) ? TPM : undefined, x509 } = members;
+    const { x509 } = members;
+    const type = members['type'] ?? (isMembers(members['tpm']) ? TPM : undefined);
     if (typeof type !== 'string' || !/^[A-Za-z0-9]{1,30}$/.test(type)) {
       this.fault('attestation.type', spot(), 'the kind of attestation is missing: tpm, x509 or symmetricKey');
       this.#type = '';

@@ -4,6 +4,7 @@
  */
 
 import type { StoredEnrollment } from '../dps/enrollment.ts';
+import { isSameVersion } from '../dps/etag.ts';
 import type { ImportJournal, RowOutcome } from '../records/import-journal.ts';
 import { changedSinceCompared, deletionObjection } from './deletion-comparison.ts';
 import type { DeletionRow } from './enrollment-rows.ts';
@@ -167,7 +168,8 @@ export class DeletionWork {
   #objection({ row, base }: Item, stored: StoredEnrollment): Objection | undefined {
     const { force } = this.#options;
     const objection = deletionObjection(row.enrollment, stored, force);
-    if (objection !== undefined || base === undefined || base === stored.etag || force) return objection;
+    if (objection !== undefined || base === undefined || isSameVersion(base, stored.etag) || force)
+      return objection;
     return changedSinceCompared;
   }
 
@@ -177,7 +179,7 @@ export class DeletionWork {
     item.isRefused = false;
     item.refusals += 1;
     if (item.refusals > mostTurns) return changedSinceCompared;
-    if (stored.etag !== item.base) return undefined;
+    if (!isSameVersion(stored.etag, item.base ?? '')) return undefined;
     item.contradictions += 1;
     if (item.contradictions > mostContradictions) return refusedAsChanged;
     await this.#options.requests.backOff(item.contradictions - 1);

@@ -25,7 +25,8 @@ export class DuplicateSearch {
     const { enrollment, serialNumber, line } = row;
     const { registrationId } = enrollment;
     const digest = digestOfKey(endorsementKey);
-    const digestOfId = hasOwnId ? digestOfRegistrationId(registrationId) : digest;
+    const id = registrationId.toLowerCase();
+    const digestOfId = hasOwnId ? digestOfRegistrationId(id) : digest;
     const number = this.#lines.of({ file, line });
     const isDerived = digestOfId === digest;
     const faults: RowFault[] = [];
@@ -42,8 +43,8 @@ export class DuplicateSearch {
     };
     const sameKey = this.#keys.see(digest, number * 2 + (isDerived ? 1 : 0));
     const sameId = isDerived
-      ? (derivedLine(sameKey) ?? this.#ids.find(registrationId))
-      : (this.#ids.see(registrationId, number) ?? this.#derivedFrom(digestOfId));
+      ? (derivedLine(sameKey) ?? this.#ids.find(id))
+      : (this.#ids.see(id, number) ?? this.#derivedFrom(digestOfId));
     const device = deviceOf(enrollment, isDerived);
     const sameDevice = device === undefined ? undefined : this.#devices.see(device, number);
     const sameSerial = serialNumber === undefined ? undefined : this.#serials.see(serialNumber, number);
@@ -55,8 +56,8 @@ export class DuplicateSearch {
         Math.floor(sameKey / 2),
       );
     } else if (sameDevice !== undefined) {
-      const id = enrollment.deviceId ?? registrationId;
-      report('deviceId', `the device id ${quoted(id)}, with another endorsement key,`, sameDevice);
+      const deviceId = enrollment.deviceId ?? registrationId;
+      report('deviceId', `the device id ${quoted(deviceId)}, with another endorsement key,`, sameDevice);
     }
     if (sameSerial !== undefined && sameId === undefined) {
       report('serialNumber', `the serial number ${quoted(serialNumber ?? '')}`, sameSerial);

@@ -10,10 +10,17 @@ export const enrollmentFields = [
   'endorsementKey',
   'deviceId',
   'iotHubHostName',
+  'iotHubs',
   'provisioningStatus',
   'allocationPolicy',
+  'webhookUrl',
+  'webhookApiVersion',
   'iotEdge',
   'reprovision',
+  'namespaceName',
+  'certificateAuthorityName',
+  'certificatePolicyName',
+  'storageRootKey',
   'serialNumber',
 ] as const;
 
@@ -113,6 +120,11 @@ export function nameOfReprovisionPolicy(
 ): keyof typeof reprovisionPolicies | undefined {
   if (policy.updateHubAssignment) return policy.migrateDeviceData ? 'migrate' : 'reset';
   return policy.migrateDeviceData ? undefined : 'never';
+}
+
+/** The hubs in a cell: blanks, commas or semicolons stand between them. */
+export function hubsOfCell(text: string): readonly string[] {
+  return text.split(/[\s,;]+/).filter((hub) => hub !== '');
 }
 
 const booleans = new Map([

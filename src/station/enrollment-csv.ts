@@ -48,11 +48,14 @@ interface HeaderColumn {
   readonly numbers?: LongNumbers;
   readonly isText?: boolean;
   readonly watch?: TwinColumnWatch;
+  readonly onIgnored?: (name: string) => void;
 }
 
 const leftOut: HeaderColumn = { meaning: undefined };
 
 interface Header {
+  /** As messages show them; empty for a column without one. */
+  readonly names: readonly string[];
   readonly columns: readonly HeaderColumn[];
   readonly shape: CsvShape;
 }
@@ -144,8 +147,7 @@ function readHeader(
     const written = row.cells[index] ?? '';
     const place = row.place(index);
     if (column === undefined) {
-      if (!ignoreUnknownColumns && written !== '')
-        draft.fault(written, place, unknownColumn(written, index + 1));
+      if (written !== '') draft.unknown(written, () => place, unknownColumn(written, index + 1));
       continue;
     }
     const name = nameOfColumn(column);
@@ -164,6 +166,7 @@ function readHeader(
     column === undefined ? (row.cells[index] ?? '') : nameOfColumn(column),
   );
   return {
+    names,
     columns: columns.map((column) => headerColumn(column, file, options, watch)),
     shape: new CsvShape(names, { ignoreUnnamed: ignoreUnknownColumns }),
   };
@@ -175,10 +178,10 @@ const identityFields: ReadonlySet<string> = new Set(['registrationId', 'deviceId
 function headerColumn(
   meaning: Column | undefined,
   file: string,
-  { asText = false, textColumns = [], deletion }: InputOptions,
+  { asText = false, textColumns = [], deletion, onIgnored }: InputOptions,
   watch: ColumnWatch | undefined,
 ): HeaderColumn {
-  if (meaning === undefined) return { meaning };
+  if (meaning === undefined) return { meaning, ...(onIgnored === undefined ? {} : { onIgnored }) };
   if (deletion !== undefined && !isIdColumn(meaning) && !isKeyColumn(meaning)) return leftOut;
   const name = nameOfColumn(meaning);
   if (meaning.kind === 'field') {
@@ -206,6 +209,7 @@ function isListOfIds({ cells, problem }: CsvRow, { deletion }: InputOptions): bo
 /** The header that a list of registration ids does without. */
 function listOfIds(file: string, options: InputOptions, watch: ColumnWatch | undefined): Header {
   return {
+    names: [nameOfColumn(idColumn)],
     columns: [headerColumn(idColumn, file, options, watch)],
     shape: new CsvShape([nameOfColumn(idColumn)]),
   };
@@ -232,12 +236,18 @@ function readIdHeader(
   }
   if (draft.hasFaults) return draft.faulty(true);
   return {
+    names: row.cells,
     columns: areIds.map((isId) => (isId ? headerColumn(idColumn, file, options, watch) : leftOut)),
     shape: new CsvShape(row.cells, { ignoreUnnamed: ignoreUnknownColumns }),
   };
 }
 
-function csvRow(row: CsvRow, { columns, shape }: Header, file: string, options: InputOptions): ReadRow {
+function csvRow(
+  row: CsvRow,
+  { names, columns, shape }: Header,
+  file: string,
+  options: InputOptions,
+): ReadRow {
   const { cells, line } = row;
   const problem = shape.problemOf(row);
   if (problem !== undefined) {
@@ -247,9 +257,14 @@ function csvRow(row: CsvRow, { columns, shape }: Header, file: string, options: 
   }
   const draft = draftOf(file, line, options);
   for (let index = 0; index < columns.length; index += 1) {
-    const { meaning, damageOf, numbers, isText = false, watch } = columns[index] ?? leftOut;
+    const { meaning, damageOf, numbers, isText = false, watch, onIgnored } = columns[index] ?? leftOut;
     const cell = cells[index] ?? '';
-    if (meaning === undefined || cell === '') continue;
+    if (cell === '') continue;
+    if (meaning === undefined) {
+      // One that has a name is told of with the header.
+      if (names[index] === '') onIgnored?.('a column without a name');
+      continue;
+    }
     const place = () => row.place(index);
     const damage = damageOf?.(cell);
     if (damage !== undefined) {

@@ -7,6 +7,7 @@ import { IotdmError } from '../errors.ts';
 import { csvLine } from '../records/csv.ts';
 import { enrollmentFields, nameOfReprovisionPolicy, type EnrollmentField } from './enrollment-columns.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
+import { enrollmentToCreate } from './enrollment-merge.ts';
 import { twinCells } from './initial-twin.ts';
 
 export type ExportFormat = 'dps-json' | 'dps-bulk' | 'csv' | 'az';
@@ -52,7 +53,7 @@ export async function* exportEnrollments(
 export async function* bulkBodies(rows: AsyncIterable<ExportRow>): AsyncGenerator<BulkBody, void, undefined> {
   let enrollments: Enrollment[] = [];
   for await (const { enrollment } of rows) {
-    enrollments.push(withoutEtag(enrollment));
+    enrollments.push(withoutEtag(enrollmentToCreate(enrollment)));
     if (enrollments.length < BULK_ENROLLMENTS) continue;
     yield { enrollments, mode: 'create' };
     enrollments = [];
@@ -91,17 +92,26 @@ async function* csvLines(openRows: () => AsyncIterable<ExportRow>): AsyncGenerat
 
 /** The cells of a row that are not empty, by the names of their columns. */
 function cellsOf({ enrollment, serialNumber }: ExportRow): Map<string, string> {
-  refuseMember(enrollment, 'iotHubs', 'csv');
   refuseMember(enrollment, 'optionalDeviceInformation', 'csv');
+  const { tpm } = enrollment.attestation;
+  const { webhookUrl, apiVersion } = enrollment.customAllocationDefinition ?? {};
   const fields: Readonly<Record<EnrollmentField, string | undefined>> = {
     registrationId: enrollment.registrationId,
-    endorsementKey: enrollment.attestation.tpm.endorsementKey,
-    deviceId: enrollment.deviceId,
+    endorsementKey: tpm.endorsementKey,
+    // A column's registration id is lower-cased: where the case matters, the device id says it.
+    deviceId: enrollment.deviceId ?? cased(enrollment.registrationId),
     iotHubHostName: enrollment.iotHubHostName,
+    iotHubs: (enrollment.iotHubs ?? []).length === 0 ? undefined : enrollment.iotHubs?.join(' '),
     provisioningStatus: enrollment.provisioningStatus,
     allocationPolicy: enrollment.allocationPolicy,
+    webhookUrl,
+    webhookApiVersion: apiVersion,
     iotEdge: enrollment.capabilities?.iotEdge.toString(),
     reprovision: reprovisionName(enrollment, 'csv'),
+    namespaceName: enrollment.namespaceName,
+    certificateAuthorityName: enrollment.certificateAuthorityName,
+    certificatePolicyName: enrollment.certificatePolicyName,
+    storageRootKey: tpm.storageRootKey,
     serialNumber,
   };
   const cells = new Map<string, string>();
@@ -110,6 +120,10 @@ function cellsOf({ enrollment, serialNumber }: ExportRow): Map<string, string> {
   for (const [column, cell] of twinCells('tags', tags)) cells.set(column, cell);
   for (const [column, cell] of twinCells('desired', properties?.desired ?? {})) cells.set(column, cell);
   return cells;
+}
+
+function cased(registrationId: string): string | undefined {
+  return registrationId === registrationId.toLowerCase() ? undefined : registrationId;
 }
 
 // Azure CLI
@@ -134,7 +148,10 @@ async function* azScript(rows: AsyncIterable<ExportRow>): AsyncGenerator<string,
 /** Source: `az iot dps enrollment create --help` of the extension azure-iot. */
 function azOptions(enrollment: Enrollment): [flag: string, value: string][] {
   const { allocationPolicy, iotHubHostName, initialTwin } = enrollment;
-  if (allocationPolicy === 'custom') {
+  const { endorsementKey, storageRootKey } = enrollment.attestation.tpm;
+  if (storageRootKey !== undefined) throw unsupported(enrollment, 'az', 'attestation.tpm.storageRootKey');
+  const { webhookUrl, apiVersion } = enrollment.customAllocationDefinition ?? {};
+  if (allocationPolicy === 'custom' && webhookUrl === undefined) {
     throw unsupported(enrollment, 'az', 'custom allocation without the address of its function');
   }
   // The CLI takes the host name alone (and makes it a static allocation), or a policy with a list of hubs.
@@ -145,16 +162,21 @@ function azOptions(enrollment: Enrollment): [flag: string, value: string][] {
   const options: [string, string | undefined][] = [
     ['--enrollment-id', enrollment.registrationId],
     ['--attestation-type', 'tpm'],
-    ['--endorsement-key', enrollment.attestation.tpm.endorsementKey],
+    ['--endorsement-key', endorsementKey],
     ['--device-id', enrollment.deviceId],
     ['--edge-enabled', enrollment.capabilities?.iotEdge.toString()],
     ['--provisioning-status', enrollment.provisioningStatus],
     ['--allocation-policy', allocationPolicy],
     [hubFlag, hubs.length === 0 ? undefined : hubs.join(' ')],
+    ['--webhook-url', webhookUrl],
+    ['--api-version', apiVersion],
     ['--reprovision-policy', azReprovisionPolicy(enrollment)],
     ['--initial-twin-tags', jsonOf(initialTwin?.tags)],
     ['--initial-twin-properties', jsonOf(initialTwin?.properties?.desired)],
     ['--device-information', jsonOf(enrollment.optionalDeviceInformation)],
+    ['--adr-namespace', enrollment.namespaceName],
+    ['--adr-ca-name', enrollment.certificateAuthorityName],
+    ['--adr-cert-policy-name', enrollment.certificatePolicyName],
   ];
   return options.flatMap(([flag, value]) => (value === undefined ? [] : [[flag, value]]));
 }

@@ -59,9 +59,14 @@ export interface InputCheck {
   readonly notices: readonly ColumnNotice[];
   /** What the sources were when they were checked. */
   readonly seal: InputSeal;
+  /** Registration ids that are lower-cased where they are written: how many, and where the first of them stands. */
+  readonly lowerCased?: { readonly count: number; readonly first: string; readonly place: string };
+  /** Columns and members that are left out, with the number of rows (or headers) that have them; the first hundred. */
+  readonly ignored: ReadonlyMap<string, number>;
 }
 
 const MAX_LISTED_FAULTS = 100;
+const MAX_IGNORED = 100;
 /** With fewer, fetching them would take as long as what is done with them. */
 const READ_BYTES = 128 * 1024;
 
@@ -117,11 +122,12 @@ export async function* readPlacedRows(
     const file = source.name;
     for await (const batch of readBatches(source, sealedBytes(source, seal, index), options)) {
       yield batch.map((item) => {
-        const { line, enrollment, serialNumber } = checkedRow(item);
+        const { line, enrollment, serialNumber, impliesDeviceId } = checkedRow(item);
         // Copied by name, which takes a tenth of the time.
-        return serialNumber === undefined
-          ? { line, enrollment, file }
-          : { line, enrollment, serialNumber, file };
+        const row: { -readonly [Name in keyof PlacedRow]: PlacedRow[Name] } = { line, enrollment, file };
+        if (serialNumber !== undefined) row.serialNumber = serialNumber;
+        if (impliesDeviceId !== undefined) row.impliesDeviceId = impliesDeviceId;
+        return row;
       });
     }
   }
@@ -183,6 +189,11 @@ export async function checkEnrollmentInput(
   const faults: RowFault[] = [];
   const sealer = new InputSealer(readingOf(sources, options));
   const watch = new ColumnWatch(options.textColumns);
+  const ignored = new Map<string, number>();
+  const onIgnored = (name: string): void => {
+    if (ignored.size < MAX_IGNORED || ignored.has(name)) ignored.set(name, (ignored.get(name) ?? 0) + 1);
+  };
+  let lowerCased: { count: number; first: string; place: string } | undefined;
   let rows = 0;
   let faultCount = 0;
   const report = async (found: readonly RowFault[]): Promise<void> => {
@@ -191,8 +202,13 @@ export async function checkEnrollmentInput(
     for (const fault of found) await onFault(fault);
   };
   for (const [file, source] of sources.entries()) {
-    for await (const batch of readBatches(source, sealer.of(source.open()), options, watch)) {
+    const batches = readBatches(source, sealer.of(source.open()), { ...options, onIgnored }, watch);
+    for await (const batch of batches) {
       for (const item of batch) {
+        if ('writtenId' in item) {
+          lowerCased ??= { count: 0, first: item.writtenId, place: `${source.name}:${item.row.line}` };
+          lowerCased.count += 1;
+        }
         const found = 'faults' in item ? item.faults : repetitions(duplicates, file, item);
         if (!('faults' in item) || !item.isHeader) rows += 1;
         if (found.length > 0) await report(found);
@@ -200,7 +216,8 @@ export async function checkEnrollmentInput(
     }
   }
   await report(watch.faults());
-  return { rows, faults, faultCount, notices: watch.notices(), seal: sealer.seal() };
+  const check = { rows, faults, faultCount, notices: watch.notices(), seal: sealer.seal(), ignored };
+  return lowerCased === undefined ? check : { ...check, lowerCased };
 }
 
 /** What makes other rows of the same bytes. Empty for the usual way. */

@@ -10,6 +10,10 @@ export interface InputOptions {
   readonly textColumns?: readonly string[];
   /** The rows say what is to be deleted: compared with what is enrolled, or by registration ids alone. */
   readonly deletion?: 'compared' | 'ids-only';
+  /** Called for each column and member that is left out for it, with its name as messages show it. */
+  readonly onIgnored?: (name: string) => void;
+  /** The values are to change an enrollment that is there: they need not make a whole one. */
+  readonly partial?: boolean;
 }
 
 export interface EnrollmentRow {
@@ -17,6 +21,19 @@ export interface EnrollmentRow {
   readonly line: number;
   readonly enrollment: Enrollment;
   readonly serialNumber?: string;
+  /**
+   * The device id is not named: it is the registration id as it was written, before that was lower-cased, and is meant
+   * for an enrollment that is created. See `namedValues`.
+   */
+  readonly impliesDeviceId?: true;
+}
+
+/** What a row names, which is what an enrollment that is there already is compared and merged with. */
+export function namedValues({ enrollment, impliesDeviceId }: EnrollmentRow): Enrollment {
+  if (impliesDeviceId !== true) return enrollment;
+  const copy: { -readonly [Name in keyof Enrollment]: Enrollment[Name] } = { ...enrollment };
+  delete copy.deviceId;
+  return copy;
 }
 
 export interface RowFault {
@@ -51,6 +68,8 @@ export interface SoundRow {
   readonly endorsementKey: Buffer;
   /** Whether the row names its registration id; else it is the one that follows from the endorsement key. */
   readonly hasOwnId: boolean;
+  /** The row's registration id as it stands there, where that is not how it is written to the service. */
+  readonly writtenId?: string;
 }
 
 /** An enrollment that is to be deleted, as a row knows it. */

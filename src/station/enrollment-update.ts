@@ -1,5 +1,6 @@
 /** Changes one enrollment: what is named becomes what it is to be, everything else stays as the service has it. */
-import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
+import { allocationProblem, type Enrollment, type StoredEnrollment } from '../dps/enrollment.ts';
+import { anyEtag, isSameVersion } from '../dps/etag.ts';
 import type { ProvisioningService } from '../dps/service.ts';
 import { IotdmError } from '../errors.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
@@ -30,7 +31,8 @@ export interface PlannedUpdate {
 
 /**
  * Reads the enrollment and says what is to be written; writes nothing.
- * @throws IotdmError `service.not-found`, `service.changed-meanwhile`; `service.key-differs` for another endorsement
+ * @throws IotdmError `usage.invalid` for an allocation that could not work with what is there already;
+ * `service.not-found`, `service.changed-meanwhile`; `service.key-differs` for another endorsement
  * key without `replaceKey`, `service.conflict` where that key is enrolled elsewhere, `service.not-tpm`
  */
 export async function planUpdate(
@@ -45,7 +47,7 @@ export async function planUpdate(
     const message = `${registrationId} is not enrolled at ${service.host}`;
     throw new IotdmError('service.not-found', message, { details });
   }
-  if (ifMatch !== undefined && ifMatch !== stored.etag) {
+  if (ifMatch !== undefined && ifMatch !== anyEtag && !isSameVersion(ifMatch, stored.etag)) {
     const message = `${registrationId} has the ETag ${stored.etag}, not the given one`;
     throw new IotdmError('service.changed-meanwhile', message, { details });
   }
@@ -55,6 +57,7 @@ export async function planUpdate(
     throw new IotdmError('service.not-tpm', message, { details });
   }
   const { enrollment, unchanged } = mergeEnrollment(stored, values);
+  if (namesAllocation(values)) refuseUnusableAllocation(enrollment);
   if (!namesKey || holdsSameKey(stored, values)) {
     return { stored, enrollment, unchanged, expectedId: undefined };
   }
@@ -85,6 +88,18 @@ async function refuseEnrolledElsewhere(
   if (other === undefined || !holdsSameKey(other, values)) return derivedId;
   const message = `that endorsement key is enrolled as ${derivedId} already`;
   throw new IotdmError('service.conflict', message, { details: { registrationId: derivedId } });
+}
+
+function namesAllocation(values: Enrollment): boolean {
+  const { allocationPolicy, iotHubHostName, iotHubs, customAllocationDefinition } = values;
+  return (allocationPolicy ?? iotHubHostName ?? iotHubs ?? customAllocationDefinition) !== undefined;
+}
+
+function refuseUnusableAllocation(enrollment: Enrollment): void {
+  const problem = allocationProblem(enrollment);
+  if (problem === undefined) return;
+  const { field, problem: message } = problem;
+  throw new IotdmError('usage.invalid', `${field}: ${message}`, { details: { field } });
 }
 
 function derivedIdOf(endorsementKey = ''): string {

@@ -1,6 +1,7 @@
 /** A row of an import beside what the service holds: what there is to do, and why it may not be done. */
 
 import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
+import { isSameVersion } from '../dps/etag.ts';
 import { bulkErrorCode, shownText } from '../dps/service-errors.ts';
 import type { BulkFailure } from '../dps/service.ts';
 import { IotdmError, type ErrorCode } from '../errors.ts';
@@ -32,7 +33,7 @@ export function compare(row: Enrollment, stored: StoredEnrollment, force: boolea
   }
   const { enrollment, unchanged } = mergeEnrollment(stored, row);
   if (unchanged) return { action: 'unchanged' };
-  if (!force && row.etag !== undefined && row.etag !== stored.etag) {
+  if (!force && row.etag !== undefined && !isSameVersion(row.etag, stored.etag)) {
     return { action: 'conflict', objection: changedMeanwhile };
   }
   return { action: 'update', enrollment };

@@ -3,6 +3,7 @@
 import { bulkLimit } from '../dps/service.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
+import { namedValues } from './enrollment-rows.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
 import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
 import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
@@ -142,7 +143,7 @@ export class ImportPlan {
     }
     return mode === 'create'
       ? { action: 'conflict', objection: enrolledAlready }
-      : compare(row.enrollment, stored, force);
+      : compare(namedValues(row), stored, force);
   }
 }
 

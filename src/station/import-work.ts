@@ -5,6 +5,7 @@
 
 import type { Enrollment, StoredEnrollment } from '../dps/enrollment.ts';
 import { bulkLimit, type BulkFailure, type BulkMode } from '../dps/service.ts';
+import { isSameVersion } from '../dps/etag.ts';
 import { IotdmError } from '../errors.ts';
 import {
   rowOutcomes,
@@ -13,6 +14,8 @@ import {
   type RowOutcome,
   type RowState,
 } from '../records/import-journal.ts';
+import { enrollmentToCreate } from './enrollment-merge.ts';
+import { namedValues } from './enrollment-rows.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
 import {
   asObjection,
@@ -132,7 +135,7 @@ export class ImportWork {
           index,
           id,
           row,
-          enrollment: row.enrollment,
+          enrollment: enrollmentToCreate(row.enrollment),
           base: undefined,
           doubt: writeOf(journal.doubt(index)),
           failures: 0,
@@ -350,7 +353,7 @@ export class ImportWork {
     if (found === undefined) return undefined;
     const { stored } = found;
     if (stored === undefined) this.#failed(item, notEnrolled);
-    else if (stored.etag !== item.base) return this.#compared(item, stored);
+    else if (!isSameVersion(stored.etag, item.base ?? '')) return this.#compared(item, stored);
     else {
       item.contradictions += 1;
       if (item.contradictions <= mostContradictions) {
@@ -399,7 +402,7 @@ export class ImportWork {
 
   #compared(item: Item, stored: StoredEnrollment): WriteOperation | undefined {
     const { mode, force } = this.#options;
-    const comparison = compare(item.row.enrollment, stored, force);
+    const comparison = compare(namedValues(item.row), stored, force);
     if (comparison.action === 'unchanged') {
       const { doubt } = item;
       // What was sent with unknown fate, and is there, has most probably arrived.
@@ -408,7 +411,7 @@ export class ImportWork {
     }
     if (comparison.action === 'conflict') this.#failed(item, comparison.objection);
     else if (mode === 'create') this.#failed(item, enrolledAlready);
-    else if (item.base !== undefined && item.base !== stored.etag && !force) {
+    else if (item.base !== undefined && !isSameVersion(item.base, stored.etag) && !force) {
       this.#failed(item, changedMeanwhile);
     } else {
       item.enrollment = comparison.enrollment;

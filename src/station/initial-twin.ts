@@ -150,6 +150,49 @@ function checkMembers(
   return whole ? copy : undefined;
 }
 
+/** What the Azure CLI puts around tags, desired properties and device information. */
+const collectionMembers: ReadonlySet<string> = new Set([
+  'additionalProperties',
+  'count',
+  'metadata',
+  'version',
+]);
+const COLLECTION = 'additionalProperties';
+
+/**
+ * Looks for the wrapper that the Azure CLI writes tags and properties in, TwinCollection of its SDK: the values under
+ * `additionalProperties`, beside them `count`, `metadata` and `version`, which only the service sets.
+ * @returns the values, and the path to them; a problem where the wrapper is not whole, as it is no data either
+ */
+export function unwrapTwinCollection(
+  value: Readonly<Record<string, unknown>>,
+):
+  | { readonly values: Readonly<Record<string, unknown>>; readonly path: readonly string[] }
+  | { readonly problem: string; readonly path: readonly string[] } {
+  const inner = Object.hasOwn(value, COLLECTION) ? value[COLLECTION] : undefined;
+  const isInner = typeof inner === 'object' && !Array.isArray(inner);
+  if (!isInner || (inner === null && !isCollection(value))) return { values: value, path: [] };
+  if (isCollection(value)) {
+    return { values: (inner ?? {}) as Readonly<Record<string, unknown>>, path: [COLLECTION] };
+  }
+  const problem =
+    "this is the Azure CLI's TwinCollection, or part of one: write what stands in additionalProperties in its place";
+  return { problem, path: [COLLECTION] };
+}
+
+/** Nothing but the wrapper: what stands beside the values is null, or as the service writes it. */
+function isCollection(value: Readonly<Record<string, unknown>>): boolean {
+  const isNumber = (member: unknown): boolean => (member ?? null) === null || Number.isInteger(member);
+  const names = Object.keys(value);
+  return (
+    names.length > 1 &&
+    names.every((name) => collectionMembers.has(name)) &&
+    isNumber(value['count']) &&
+    isNumber(value['version']) &&
+    typeof (value['metadata'] ?? null) === 'object'
+  );
+}
+
 /** Why a text cannot be a key in a twin, or undefined when it can. */
 export function twinKeyProblem(key: string): string | undefined {
   if (key === '') return 'a key in a twin is empty';

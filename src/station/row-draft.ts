@@ -1,18 +1,27 @@
 /** One row on its way from a file to an enrollment: gathers its values, checks them, and lists all that is wrong. */
 import {
   allocationPolicies,
+  allocationProblem,
   deviceIdProblem,
   hostNameProblem,
+  issuerNameProblem,
+  namespaceNameProblem,
   provisioningStatuses,
   registrationIdProblem,
+  webhookApiVersionProblem,
+  webhookUrlProblem,
+  type CustomAllocation,
   type Enrollment,
   type ReprovisionPolicy,
   type TwinObject,
 } from '../dps/enrollment.ts';
+import { anyEtag, isEtag, quotedEtag } from '../dps/etag.ts';
 import { redact } from '../secret.ts';
 import { registrationIdOf } from '../tpm/endorsement-key.ts';
+import { publicAreaProblem } from '../tpm/public-area.ts';
 import {
   booleanOf,
+  hubsOfCell,
   keyFields,
   quoted,
   reprovisionPolicyOf,
@@ -21,7 +30,7 @@ import {
   type InputField,
   type KeyField,
 } from './enrollment-columns.ts';
-import type { FaultyRow, ReadRow, RowFault } from './enrollment-rows.ts';
+import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
 import {
   checkTwinValue,
   placeTwinValue,
@@ -50,8 +59,13 @@ interface Text {
   readonly spot: () => Spot;
 }
 
-/** RFC 9110, 13.1.1: whatever version there is. */
-const ANY_ETAG = '*';
+const allocationFields: ReadonlySet<string> = new Set<EnrollmentField>([
+  'allocationPolicy',
+  'iotHubHostName',
+  'iotHubs',
+  'webhookUrl',
+  'webhookApiVersion',
+]);
 
 export interface FoundKey {
   readonly field: KeyField;
@@ -66,17 +80,25 @@ export class RowDraft {
   protected readonly line: number;
   protected readonly texts: Partial<Record<InputField, Text>> = {};
   readonly #twin: Partial<Record<TwinPart, MutableTwin>> = {};
+  #hasInitialTwin = false;
+  #hasProperties = false;
   #faults: Omit<RowFault, 'registrationId'>[] | undefined;
+  readonly #options: InputOptions;
   /** From a manifest: the endorsement key was read from the TPM, and its certificate only stands beside it. */
   isHarvested = false;
+  /** In the service's own form: the case of the registration id is kept, as where there is no device id it is that, too. */
+  isVerbatim = false;
+  /** The registration id as it stands there, where that is written otherwise and follows from no key. */
+  #writtenId: string | undefined;
   #reprovisionPolicy: ReprovisionPolicy | undefined;
   #hubs: readonly string[] | undefined;
   #deviceInformation: TwinObject | undefined;
   protected etag: string | undefined;
 
-  constructor(file: string, line: number) {
+  constructor(file: string, line: number, options: InputOptions = {}) {
     this.#file = file;
     this.line = line;
+    this.#options = options;
   }
 
   get hasFaults(): boolean {
@@ -93,6 +115,18 @@ export class RowDraft {
 
   setText(field: InputField, text: string, spot: () => Spot): void {
     this.texts[field] = { text, spot };
+  }
+
+  /** A column or member that means nothing here: a fault, unless such are to be left out. */
+  unknown(name: string, spot: () => Spot, message: string): void {
+    if (this.#options.ignoreUnknownColumns === true) this.#options.onIgnored?.(shownText(name));
+    else this.fault(name, spot(), message);
+  }
+
+  /** That the initial twin, or its properties, stand there, be they empty. */
+  beginTwin(part: 'initialTwin' | 'properties'): void {
+    this.#hasInitialTwin = true;
+    if (part === 'properties') this.#hasProperties = true;
   }
 
   /** `value` at `path` below the part; `spot` gives the place of what stands further below that. */
@@ -113,7 +147,7 @@ export class RowDraft {
   /** Of an enrollment in the service's shape, besides its endorsement key: only what is to be deleted is known by it. */
   setAttestation(attestation: unknown, spot: () => Spot): void {
     const type = isMembers(attestation) ? attestation['type'] : undefined;
-    if (type === undefined || type === 'tpm') return;
+    if (type === undefined || type === null || type === 'tpm') return;
     const shown = typeof type === 'string' ? quoted(type) : 'something else';
     this.fault('attestation.type', spot(), `only tpm can be enrolled here, not ${shown}`);
   }
@@ -141,7 +175,7 @@ export class RowDraft {
     if (!Array.isArray(value) || hubs.length !== value.length) {
       this.fault('iotHubs', spot(), 'an array of host names is expected');
     } else if (problem !== undefined) this.fault('iotHubs', spot(), problem);
-    else if (hubs.length > 0) this.#hubs = hubs;
+    else this.#hubs = hubs;
   }
 
   setDeviceInformation(value: unknown, spot: (path: readonly string[]) => Spot): void {
@@ -153,19 +187,19 @@ export class RowDraft {
     const checked = checkTwinValue(value, [], (at, problem) => {
       this.fault(['optionalDeviceInformation', ...at].join('.'), spot(at), problem);
     });
-    if (isMembers(checked) && Object.keys(checked).length > 0) this.#deviceInformation = checked;
+    if (isMembers(checked)) this.#deviceInformation = checked;
   }
 
   setEtag(value: unknown, spot: () => Spot): void {
     if (value === undefined || value === null) return;
     if (typeof value !== 'string') this.fault('etag', spot(), 'a text in quotes is expected');
-    else if (!/^[\x21-\x7e]{1,256}$/.test(value)) {
+    else if (!isEtag(value)) {
       this.fault(
         'etag',
         spot(),
         'an etag is printable ASCII without spaces; leave it out where none is known',
       );
-    } else if (value !== ANY_ETAG) this.etag = value.endsWith('"') ? value : `"${value}"`;
+    } else if (value !== anyEtag) this.etag = quotedEtag(value);
   }
 
   /** The row as it is, for one that cannot be read any further. */
@@ -182,36 +216,69 @@ export class RowDraft {
   finish(): ReadRow {
     const found = this.endorsementKey();
     const registrationId = this.registrationId(found?.key);
-    const deviceId = this.#checked('deviceId', givenDeviceIdProblem);
+    const writtenId = this.#writtenId;
+    const deviceId = this.#checked('deviceId', givenDeviceIdProblem) ?? writtenId;
     const iotHubHostName = this.#checked('iotHubHostName', hostNameProblem);
+    const iotHubs = this.#iotHubs();
     const provisioningStatus = this.#oneOf('provisioningStatus', provisioningStatuses);
     const allocationPolicy = this.#oneOf('allocationPolicy', allocationPolicies);
+    const customAllocationDefinition = this.#customAllocation();
     const iotEdge = this.#parsed('iotEdge', booleanOf, 'true or false');
     const reprovisionPolicy =
       this.#parsed('reprovision', reprovisionPolicyOf, 'migrate, reset or never') ?? this.#reprovisionPolicy;
+    const namespaceName = this.#checked('namespaceName', namespaceNameProblem);
+    const certificateAuthorityName = this.#checked('certificateAuthorityName', issuerNameProblem);
+    const certificatePolicyName = this.#checked('certificatePolicyName', issuerNameProblem);
+    const storageRootKey = this.#checked('storageRootKey', publicAreaProblem);
     const serialNumber = this.#checked('serialNumber', serialNumberProblem);
     const tags = this.#twinPart('tags');
     const desired = this.#twinPart('desired');
-    this.#checkHubs(allocationPolicy);
+    const allocation = allocationPolicy ?? iotHubs ?? customAllocationDefinition;
+    if (allocation !== undefined && this.#options.partial !== true && !this.#hasAllocationFault) {
+      this.#checkAllocation({
+        ...(allocationPolicy === undefined ? undefined : { allocationPolicy }),
+        ...(iotHubHostName === undefined ? undefined : { iotHubHostName }),
+        ...(iotHubs === undefined ? undefined : { iotHubs }),
+        ...(customAllocationDefinition === undefined ? undefined : { customAllocationDefinition }),
+      });
+    }
     if (found === undefined || registrationId === undefined || this.#faults !== undefined)
       return this.faulty(false, registrationId ?? null);
+    const endorsementKey = found.text;
     const enrollment: { -readonly [Name in keyof Enrollment]: Enrollment[Name] } = {
       registrationId,
       ...(deviceId === undefined ? undefined : { deviceId }),
-      attestation: { type: 'tpm', tpm: { endorsementKey: found.text } },
+      attestation: {
+        type: 'tpm',
+        tpm: storageRootKey === undefined ? { endorsementKey } : { endorsementKey, storageRootKey },
+      },
     };
     if (iotEdge !== undefined) enrollment.capabilities = { iotEdge };
     if (iotHubHostName !== undefined) enrollment.iotHubHostName = iotHubHostName;
-    if (this.#hubs !== undefined) enrollment.iotHubs = this.#hubs;
+    if (iotHubs !== undefined) enrollment.iotHubs = iotHubs;
     if (allocationPolicy !== undefined) enrollment.allocationPolicy = allocationPolicy;
-    if (tags !== undefined || desired !== undefined) enrollment.initialTwin = initialTwin(tags, desired);
+    if (customAllocationDefinition !== undefined)
+      enrollment.customAllocationDefinition = customAllocationDefinition;
+    const initialTwin = this.#initialTwin(tags, desired);
+    if (initialTwin !== undefined) enrollment.initialTwin = initialTwin;
     if (provisioningStatus !== undefined) enrollment.provisioningStatus = provisioningStatus;
     if (reprovisionPolicy !== undefined) enrollment.reprovisionPolicy = reprovisionPolicy;
     if (this.#deviceInformation !== undefined) enrollment.optionalDeviceInformation = this.#deviceInformation;
+    if (namespaceName !== undefined) enrollment.namespaceName = namespaceName;
+    if (certificateAuthorityName !== undefined)
+      enrollment.certificateAuthorityName = certificateAuthorityName;
+    if (certificatePolicyName !== undefined) enrollment.certificatePolicyName = certificatePolicyName;
     if (this.etag !== undefined) enrollment.etag = this.etag;
-    const line = this.line;
-    const row = serialNumber === undefined ? { line, enrollment } : { line, enrollment, serialNumber };
-    return { row, endorsementKey: found.key, hasOwnId: this.texts.registrationId !== undefined };
+    const row: { -readonly [Name in keyof EnrollmentRow]: EnrollmentRow[Name] } = {
+      line: this.line,
+      enrollment,
+    };
+    if (serialNumber !== undefined) row.serialNumber = serialNumber;
+    if (writtenId !== undefined && this.texts.deviceId === undefined) row.impliesDeviceId = true;
+    const hasOwnId = this.texts.registrationId !== undefined;
+    return writtenId === undefined
+      ? { row, endorsementKey: found.key, hasOwnId }
+      : { row, endorsementKey: found.key, hasOwnId, writtenId };
   }
 
   /** The key that the row gives, in one form or in several that agree. */
@@ -240,15 +307,41 @@ export class RowDraft {
     return first;
   }
 
-  /** DPS matches ids without regard to case; they are written in lower case. */
+  /** DPS matches ids without regard to case; they are written in lower case, except from the service's own form. */
   protected registrationId(endorsementKey: Buffer | undefined): string | undefined {
     const entry = this.texts.registrationId;
     if (entry === undefined) return endorsementKey && registrationIdOf(endorsementKey);
-    const id = entry.text.toLowerCase();
+    const { text } = entry;
+    const id = text.toLowerCase();
     const problem = registrationIdProblem(id);
-    if (problem === undefined) return id;
-    this.fault('registrationId', entry.spot(), problem);
+    if (problem !== undefined) {
+      this.fault('registrationId', entry.spot(), problem);
+      return undefined;
+    }
+    if (text === id || this.isVerbatim) return text;
+    const isDerived = endorsementKey !== undefined && registrationIdOf(endorsementKey) === id;
+    if (!isDerived) this.#writtenId = text;
+    return id;
+  }
+
+  #iotHubs(): readonly string[] | undefined {
+    const entry = this.texts.iotHubs;
+    if (entry === undefined) return this.#hubs;
+    const hubs = hubsOfCell(entry.text);
+    const problem =
+      hubs.length === 0
+        ? 'host names are expected, with blanks between them'
+        : hubs.map(hostNameProblem).find((found) => found !== undefined);
+    if (problem === undefined) return hubs;
+    this.fault('iotHubs', entry.spot(), problem);
     return undefined;
+  }
+
+  #customAllocation(): CustomAllocation | undefined {
+    const webhookUrl = this.#checked('webhookUrl', webhookUrlProblem);
+    const apiVersion = this.#checked('webhookApiVersion', webhookApiVersionProblem);
+    if (webhookUrl === undefined) return apiVersion === undefined ? undefined : { apiVersion };
+    return apiVersion === undefined ? { webhookUrl } : { webhookUrl, apiVersion };
   }
 
   #checked(field: EnrollmentField, problemOf: (text: string) => string | undefined): string | undefined {
@@ -280,7 +373,7 @@ export class RowDraft {
 
   #twinPart(part: TwinPart): TwinObject | undefined {
     const twin = this.#twin[part];
-    if (twin === undefined || Object.keys(twin).length === 0) return undefined;
+    if (twin === undefined) return undefined;
     const size = twinSize(twin);
     if (size > TWIN_PART_BYTES[part]) {
       const limit = `IoT Hub takes ${TWIN_PART_BYTES[part]} bytes of ${part}, these are ${size}`;
@@ -289,28 +382,34 @@ export class RowDraft {
     return twin;
   }
 
-  #checkHubs(allocationPolicy: string | undefined): void {
-    const policy = this.texts.allocationPolicy;
-    const hubs = this.#hubs?.length ?? 0;
-    if (allocationPolicy === 'static' && policy !== undefined) {
-      const named = this.texts.iotHubHostName === undefined ? 0 : 1;
-      if (named + hubs === 0) {
-        this.fault('allocationPolicy', policy.spot(), 'static allocation needs the hub in iotHubHostName');
-      } else if (hubs > 1) {
-        this.fault('allocationPolicy', policy.spot(), 'static allocation takes one hub, iotHubs names more');
-      }
-    } else if (policy === undefined && hubs > 0) {
-      this.fault('iotHubs', { line: this.line, column: null }, 'iotHubs needs an allocationPolicy');
-    }
+  #initialTwin(
+    tags: TwinObject | undefined,
+    desired: TwinObject | undefined,
+  ): Enrollment['initialTwin'] | undefined {
+    if (desired !== undefined)
+      return tags === undefined ? { properties: { desired } } : { tags, properties: { desired } };
+    const properties = this.#hasProperties ? { properties: {} } : undefined;
+    if (tags !== undefined) return { tags, ...properties };
+    return properties ?? (this.#hasInitialTwin ? {} : undefined);
   }
-}
 
-function initialTwin(
-  tags: TwinObject | undefined,
-  desired: TwinObject | undefined,
-): NonNullable<Enrollment['initialTwin']> {
-  if (desired === undefined) return tags === undefined ? {} : { tags };
-  return tags === undefined ? { properties: { desired } } : { tags, properties: { desired } };
+  /** What is wrong by itself need not go together with the rest. */
+  get #hasAllocationFault(): boolean {
+    return (this.#faults ?? []).some(({ field }) => field !== null && allocationFields.has(field));
+  }
+
+  #checkAllocation(
+    allocation: Pick<
+      Enrollment,
+      'allocationPolicy' | 'iotHubHostName' | 'iotHubs' | 'customAllocationDefinition'
+    >,
+  ): void {
+    const found = allocationProblem(allocation);
+    if (found === undefined) return;
+    const { field, problem } = found;
+    const spot = field === 'iotHubs' ? undefined : this.texts[field]?.spot();
+    this.fault(field, spot ?? { line: this.line, column: null }, problem);
+  }
 }
 
 function givenDeviceIdProblem(text: string): string | undefined {

@@ -1,5 +1,7 @@
 /** TPMT_PUBLIC of asymmetric keys, read from bytes without a TPM (TPM 2.0 Library, Part 2, section 12.2.4). */
 
+import { decodeBase64 } from '../encoding.ts';
+
 export interface PublicArea {
   /** TPM_ALG_ID of the key: RSA or ECC. */
   readonly type: number;
@@ -22,6 +24,17 @@ const ECDAA = 0x001a;
 
 /** TPMI_ALG_HASH: SHA-1, SHA-256, SHA-384, SHA-512, SM3-256, SHA3-256, SHA3-384, SHA3-512. */
 const hashes: ReadonlySet<number> = new Set([0x0004, 0x000b, 0x000c, 0x000d, 0x0012, 0x0027, 0x0028, 0x0029]);
+
+/** Type, name algorithm, attributes and an empty policy: no TPMT_PUBLIC is shorter. */
+const SHORTEST_BYTES = 10;
+
+/** Why a text is not base64 of a TPM2B_PUBLIC, or undefined when it is; its content is the TPM's affair. */
+export function publicAreaProblem(text: string): string | undefined {
+  const bytes = decodeBase64(text);
+  const size = (bytes?.length ?? 0) - 2;
+  if (bytes !== undefined && size >= SHORTEST_BYTES && bytes.readUInt16BE(0) === size) return undefined;
+  return 'base64 of a TPM2B_PUBLIC is expected';
+}
 
 /** The key that the bytes are the TPMT_PUBLIC of, all of them, or undefined for anything else. */
 export function parsePublicArea(bytes: Buffer): PublicArea | undefined {

@@ -44,6 +44,10 @@ const minimal: Enrollment = {
   attestation: { type: 'tpm', tpm: { endorsementKey: vectorEndorsementKey } },
 };
 
+/** Of a TPM2B_PUBLIC no more is looked at than its size. */
+const storageRootKey = Buffer.concat([Buffer.from([0, 10]), Buffer.alloc(10, 7)]).toString('base64');
+const webhook = { webhookUrl: 'https://f.azurewebsites.net/api/x?code=AAAA', apiVersion: '2021-10-01' };
+
 const letters = (alphabet: string, maxLength: number) =>
   fc.string({ unit: fc.constantFrom(...Array.from(alphabet)), minLength: 1, maxLength });
 const twinKey = fc
@@ -102,7 +106,8 @@ const row: fc.Arbitrary<ExportRow> = fc
       deviceId,
       capabilities: plain({ iotEdge: fc.boolean() }),
       iotHubHostName: hub,
-      allocationPolicy: fc.constantFrom('hashed', 'geoLatency', 'static'),
+      iotHubs: fc.array(hub, { minLength: 1, maxLength: 3 }),
+      allocationPolicy: fc.constantFrom('hashed', 'geoLatency', 'static', 'custom'),
       initialTwin: fc.oneof(
         plain({ tags: twin }),
         plain({ properties: plain({ desired: twin }) }),
@@ -116,18 +121,38 @@ const row: fc.Arbitrary<ExportRow> = fc
       ),
       serialNumber: letters('A"0, \'=ü🙂', 8).filter((text) => !/^(?:$|[=])/.test(text)),
       registrationId: letters('az09', 12),
+      namespaceName: fc.constant('line-4'),
+      certificateAuthorityName: fc.constant('Plant'),
+      certificatePolicyName: fc.constant('aYear'),
       key: fc.nat(50),
+      storageRootKey: fc.constant(storageRootKey),
     },
     { requiredKeys: ['registrationId', 'key'], noNullPrototype: true },
   )
-  .map(({ serialNumber, key, ...members }) => ({
+  .map(({ serialNumber, key, storageRootKey: srk, iotHubs, ...members }) => ({
     enrollment: {
       ...members,
-      ...(members.allocationPolicy === 'static' ? { iotHubHostName: 'a.azure-devices.net' } : {}),
-      attestation: { type: 'tpm', tpm: { endorsementKey: syntheticEndorsementKey(key) } },
+      ...allocationOf(members.allocationPolicy, iotHubs),
+      attestation: {
+        type: 'tpm',
+        tpm: {
+          endorsementKey: syntheticEndorsementKey(key),
+          ...(srk === undefined ? {} : { storageRootKey: srk }),
+        },
+      },
     },
     ...(serialNumber === undefined ? {} : { serialNumber }),
   }));
+
+function allocationOf(
+  policy: string | undefined,
+  iotHubs: readonly string[] | undefined,
+): Pick<Enrollment, 'iotHubHostName' | 'iotHubs' | 'customAllocationDefinition'> {
+  if (policy === undefined) return {};
+  if (policy === 'static') return { iotHubHostName: 'a.azure-devices.net' };
+  const hubs = iotHubs === undefined ? {} : { iotHubs };
+  return policy === 'custom' ? { ...hubs, customAllocationDefinition: webhook } : hubs;
+}
 const rows = fc.array(row, { minLength: 1, maxLength: 6 });
 
 function refused(message: RegExp) {
@@ -172,6 +197,9 @@ describe('dps-bulk', () => {
       ],
     );
     assert.deepEqual(bodies[2]?.enrollments[0], minimal);
+    const nulls = { ...minimal, initialTwin: { tags: { site: 'north', old: null } } };
+    const [created] = await collect(bulkBodies(each([{ enrollment: nulls }])));
+    assert.deepEqual(created?.enrollments, [{ ...minimal, initialTwin: { tags: { site: 'north' } } }]);
     const lines = (await exported('dps-bulk', items)).trimEnd().split('\n');
     assert.deepEqual(
       lines.map((line) => JSON.parse(line) as unknown),
@@ -216,10 +244,9 @@ describe('csv', () => {
   it('refuses what it has no column for', async () => {
     const more: [Partial<Enrollment>, RegExp][] = [
       [
-        { iotHubs: ['a.azure-devices.net'], allocationPolicy: 'hashed' },
-        /^csv cannot say iotHubs, as y5wi.* has it: use dps-json$/,
+        { optionalDeviceInformation: { a: 1 } },
+        /^csv cannot say optionalDeviceInformation, as y5wi.* has it: use dps-json$/,
       ],
-      [{ optionalDeviceInformation: { a: 1 } }, /optionalDeviceInformation/],
       [{ reprovisionPolicy: { updateHubAssignment: false, migrateDeviceData: true } }, /reprovision policy/],
     ];
     for (const [members, message] of more) {
@@ -297,11 +324,19 @@ describe('az', () => {
       exported('az', [{ enrollment: { ...minimal, allocationPolicy: 'custom' } }]),
       refused(/custom allocation/),
     );
+    const attestation = { type: 'tpm', tpm: { ...minimal.attestation.tpm, storageRootKey } } as const;
+    await assert.rejects(
+      exported('az', [{ enrollment: { ...minimal, attestation } }]),
+      refused(/storageRoot/),
+    );
   });
 
   it('hands every value through the shell unchanged', async () => {
     const sayable = rows.map((items) =>
-      items.filter((item) => item.enrollment.deviceId?.startsWith('@') !== true),
+      items.filter(
+        ({ enrollment: { deviceId: id, attestation } }) =>
+          id?.startsWith('@') !== true && attestation.tpm.storageRootKey === undefined,
+      ),
     );
     await fc.assert(
       fc.asyncProperty(sayable, async (items) => {
@@ -314,6 +349,9 @@ describe('az', () => {
           assert.equal(told('--enrollment-id'), enrollment.registrationId);
           assert.equal(told('--endorsement-key'), enrollment.attestation.tpm.endorsementKey);
           assert.equal(told('--device-id'), enrollment.deviceId);
+          assert.equal(told('--webhook-url'), enrollment.customAllocationDefinition?.webhookUrl);
+          assert.equal(told('--api-version'), enrollment.customAllocationDefinition?.apiVersion);
+          assert.equal(told('--adr-namespace'), enrollment.namespaceName);
           const tags = told('--initial-twin-tags');
           assert.deepEqual(tags === undefined ? undefined : JSON.parse(tags), enrollment.initialTwin?.tags);
         }
