@@ -35,6 +35,8 @@ export interface HttpOptions extends ConnectionOptions {
    * of iotdm's: part of a protocol, and no failure.
    */
   readonly handedOver?: number;
+  /** The api-version to speak, asked for each request; absent, the one that Azure's client writes. */
+  readonly apiVersion?: () => string;
 }
 
 type BuildRequest = Parameters<Http['buildRequest']>;
@@ -79,13 +81,20 @@ export class AzureHttp extends httpBase.Http {
   ): ClientRequest {
     const done = (lastDone ?? optionsOrDone) as Done;
     let body: string | null = null;
+    const version = this.#options.apiVersion?.();
+    const spoken = version === undefined ? path : path.replace(/([?&]api-version=)[^&]*/, `$1${version}`);
     const request = {
       write: (text: string): void => {
         body = text;
       },
       end: (): void => {
         // A copy, because RestApiClient goes on writing into its own.
-        const sent = { method, path, headers: { ...headers }, body } as Dispatcher.DispatchOptions;
+        const sent = {
+          method,
+          path: spoken,
+          headers: { ...headers },
+          body,
+        } as Dispatcher.DispatchOptions;
         this.#send(sent, String(headers['Request-Id'] ?? ''), done);
       },
     };

@@ -11,14 +11,29 @@ import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-p
 import { IotdmError, mayHaveTakenEffect, withEffect, type Effect } from '../errors.ts';
 import { AzureHttp, type HttpTrace } from './azure-http.ts';
 import type { BearerToken } from './bearer-token.ts';
+import { groupIdProblem, type EnrollmentGroup } from './enrollment-group.ts';
+import { isEtag } from './etag.ts';
 import { registrationIdProblem, type Enrollment, type StoredEnrollment } from './enrollment.ts';
 import type { Proxy } from './proxy.ts';
-import { AnswerShapeError, bulkResult, enrollmentPage, storedEnrollment } from './service-answers.ts';
+import {
+  AnswerShapeError,
+  bulkResult,
+  enrollmentGroup,
+  enrollmentPage,
+  groupPage,
+  storedEnrollment,
+} from './service-answers.ts';
 import type { ServiceCredentials } from './service-connection-string.ts';
 import { connectionError, unexpectedAnswer } from './service-errors.ts';
 import { parseServiceHost } from './service-host.ts';
 import { backoffMs } from './service-retry.ts';
-import { bulkLimit, type BulkMode, type BulkResult, type ProvisioningService } from './service.ts';
+import {
+  bulkLimit,
+  type BulkMode,
+  type BulkResult,
+  type EnrollmentGroups,
+  type ProvisioningService,
+} from './service.ts';
 
 export type { HttpTrace } from './azure-http.ts';
 
@@ -57,16 +72,25 @@ export interface TokenAccess {
   readonly token: BearerToken;
 }
 
+/**
+ * Newest first. An enrollment has members that the older version does not show, and that a write in it takes away; a
+ * service that does not know the newer version has none of them.
+ */
+const apiVersions = { newer: '2026-11-01', older: '2021-10-01' } as const;
+type ApiVersion = (typeof apiVersions)[keyof typeof apiVersions];
+
+type Query = ReturnType<ProvisioningServiceClient['createEnrollmentGroupQuery']>;
+
 const retriedStatuses: readonly unknown[] = [429, 503];
 const tokenLifetimeSeconds = 3600;
 const largestPage = 1000;
 
 /** Nothing is sent before the first call. Throws `usage.invalid` for a host and `input.invalid` for a `ca` that will not do. */
-export function openAzureService(options: AzureServiceOptions): ProvisioningService {
+export function openAzureService(options: AzureServiceOptions): ProvisioningService & EnrollmentGroups {
   return new AzureService(options);
 }
 
-class AzureService implements ProvisioningService {
+class AzureService implements ProvisioningService, EnrollmentGroups {
   readonly host: string;
   requests = 0;
   throttled = 0;
@@ -77,6 +101,10 @@ class AzureService implements ProvisioningService {
   readonly #client: ProvisioningServiceClient;
   readonly #closed = new AbortController();
   readonly #attempts: number;
+  /** Undefined until the service has shown which one it knows. */
+  #version: ApiVersion | undefined;
+  /** Of the request that is being made. */
+  #speaking: ApiVersion = apiVersions.newer;
   #signed: { readonly expiry: number; readonly token: string } | undefined;
   readonly #clock: () => number;
   readonly #delay: (ms: number, signal: AbortSignal) => Promise<unknown>;
@@ -98,6 +126,7 @@ class AzureService implements ProvisioningService {
       connectTimeoutMs: options.connectTimeoutMs ?? 5_000,
       maxSockets: options.maxSockets ?? 16,
       clock: this.#clock,
+      apiVersion: () => this.#speaking,
       onRequest: (trace) => {
         this.requests += 1;
         if (trace.status === 429) this.throttled += 1;
@@ -121,23 +150,24 @@ class AzureService implements ProvisioningService {
 
   async #put(enrollment: Enrollment): Promise<StoredEnrollment> {
     const id = usableId(enrollment.registrationId);
-    const answer = await this.#call(id, (done) => {
-      this.#client.createOrUpdateIndividualEnrollment(asAzures(enrollment), done);
-    });
+    const answer = await this.#call(
+      id,
+      (done) => {
+        this.#client.createOrUpdateIndividualEnrollment(asAzures(enrollment), done);
+      },
+      { newerMembers: newerMembersOf([enrollment]) },
+    );
     return this.#read(() => storedEnrollment(answer, id));
   }
 
   async find(registrationId: string): Promise<StoredEnrollment | undefined> {
     const id = usableId(registrationId);
-    try {
+    return this.#unlessMissing(async () => {
       const answer = await this.#call(id, (done) => {
         this.#client.getIndividualEnrollment(id, done);
       });
       return this.#read(() => storedEnrollment(answer, id));
-    } catch (error) {
-      if (error instanceof IotdmError && error.code === 'service.not-found') return undefined;
-      throw error;
-    }
+    });
   }
 
   async delete(registrationId: string, etag?: string): Promise<void> {
@@ -151,25 +181,52 @@ class AzureService implements ProvisioningService {
 
   async *list(options: { pageSize?: number } = {}): AsyncIterable<readonly StoredEnrollment[]> {
     const pageSize = Math.min(Math.max(Math.trunc(options.pageSize ?? largestPage), 1), largestPage);
-    const query = this.#client.createIndividualEnrollmentQuery(
-      { query: 'SELECT * FROM enrollments' },
-      pageSize,
-    );
+    const query = { query: 'SELECT * FROM enrollments' };
+    yield* this.#pages(this.#client.createIndividualEnrollmentQuery(query, pageSize), enrollmentPage);
+  }
+
+  async *listGroups(): AsyncIterable<readonly EnrollmentGroup[]> {
+    // As the Azure CLI asks: a name for what is selected is documented for individual enrollments only.
+    const query = { query: 'SELECT *' };
+    yield* this.#pages(this.#client.createEnrollmentGroupQuery(query, largestPage), groupPage);
+  }
+
+  async findGroup(groupId: string): Promise<EnrollmentGroup | undefined> {
+    const problem = groupIdProblem(groupId);
+    if (problem !== undefined) throw new IotdmError('usage.invalid', problem);
+    return this.#unlessMissing(async () => {
+      const answer = await this.#call(undefined, (done) => {
+        this.#client.getEnrollmentGroup(groupId, done);
+      });
+      return this.#read(() => enrollmentGroup(answer, groupId));
+    });
+  }
+
+  async *#pages<T>(query: Query, read: (answer: unknown) => readonly T[]): AsyncIterable<readonly T[]> {
     let token: string | undefined;
     do {
       const before = token;
-      // A page that fails ends the whole list, so whoever reads one cannot see to it.
       const next = (done: Done): void => {
         query.next(done);
       };
-      const answer = await this.#call(undefined, next, defaultAttempts);
-      yield this.#read(() => enrollmentPage(answer));
+      // A page that fails ends the whole list, so whoever reads one cannot see to it.
+      const answer = await this.#call(undefined, next, { attempts: defaultAttempts });
+      yield this.#read(() => read(answer));
       // An empty token, which the client would go on with, is none.
       token = query.continuationToken || undefined;
       if (token !== undefined && token === before) {
         throw unexpectedAnswer(this.host, 'a list that comes back to the same page');
       }
     } while (token !== undefined);
+  }
+
+  async #unlessMissing<T>(find: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await find();
+    } catch (error) {
+      if (error instanceof IotdmError && error.code === 'service.not-found') return undefined;
+      throw error;
+    }
   }
 
   async bulk(mode: BulkMode, enrollments: readonly Enrollment[]): Promise<BulkResult> {
@@ -185,7 +242,7 @@ class AzureService implements ProvisioningService {
         `a bulk request takes 1 to ${bulkLimit} distinct enrollments`,
       );
     }
-    const answer = await this.#call(undefined, (done) => {
+    const start = (done: Done): void => {
       this.#client.runBulkEnrollmentOperation(
         {
           // The client's type says updateIfMatchEtag, which the service does not know.
@@ -196,7 +253,9 @@ class AzureService implements ProvisioningService {
         },
         done,
       );
-    });
+    };
+    const newerMembers = mode === 'delete' ? [] : newerMembersOf(enrollments);
+    const answer = await this.#call(undefined, start, { newerMembers });
     return this.#read(() => bulkResult(answer, ids));
   }
 
@@ -213,25 +272,49 @@ class AzureService implements ProvisioningService {
   async #call(
     registrationId: string | undefined,
     start: (done: Done) => void,
-    attempts = this.#attempts,
+    { attempts = this.#attempts, newerMembers = [] }: CallOptions = {},
   ): Promise<unknown> {
     let effect: Effect = 'none';
+    let version: ApiVersion = this.#version ?? apiVersions.newer;
+    if (version === apiVersions.older) this.#refuseUnspeakable(newerMembers);
     for (let attempt = 1; ; attempt += 1) {
       const authorization = await this.#authorization(effect);
       if (this.#closed.signal.aborted) throw interrupted(effect);
       this.#rest.updateSharedAccessSignature(authorization);
       try {
-        return await answerOf(start);
+        // The request is built before this returns.
+        this.#speaking = version;
+        const answer = await answerOf(start);
+        this.#version ??= version;
+        return answer;
       } catch (error) {
         let failure = this.#failure(error, registrationId);
         if (effect === 'unknown') failure = withEffect(failure, effect);
         if (mayHaveTakenEffect(failure)) effect = 'unknown';
+        if (refusesVersion(failure) && this.#version === undefined && version === apiVersions.newer) {
+          // Not a repetition: the request was not understood. Whether it is the version, the next answer shows.
+          this.#refuseUnspeakable(newerMembers, failure);
+          version = apiVersions.older;
+          attempt -= 1;
+          continue;
+        }
+        if (isAboutContent(failure)) this.#version ??= version;
         if (attempt >= attempts || !retriedStatuses.includes(failure.details?.['status'])) throw failure;
         const asked = failure.details?.['retryAfterMs'];
         const isAsked = typeof asked === 'number' && asked > 0;
         await this.#pause(isAsked ? asked : backoffMs(attempt, this.#random), effect);
       }
     }
+  }
+
+  /** What the older version has no words for would be lost without a word. */
+  #refuseUnspeakable(members: readonly string[], cause?: IotdmError): void {
+    if (members.length === 0) return;
+    throw new IotdmError(
+      'service.invalid',
+      `${this.host} does not know ${members.join(', ')}: it does not speak API version ${apiVersions.newer}`,
+      { effect: cause === undefined ? 'none' : 'refused', details: { status: 400 }, cause },
+    );
   }
 
   async #pause(ms: number, effect: Effect): Promise<void> {
@@ -304,6 +387,31 @@ class AzureService implements ProvisioningService {
   }
 }
 
+interface CallOptions {
+  readonly attempts?: number;
+  /** What is sent that the older version does not know. */
+  readonly newerMembers?: readonly string[];
+}
+
+const newerMembers = ['namespaceName', 'certificateAuthorityName', 'certificatePolicyName'] as const;
+
+function newerMembersOf(enrollments: readonly Enrollment[]): readonly string[] {
+  return newerMembers.filter((name) => enrollments.some((enrollment) => enrollment[name] !== undefined));
+}
+
+/**
+ * "Unsupported API version 2026-11-01." (400004), or "Unknown api version", as Azure says it. The version of a webhook is
+ * written in one word.
+ */
+function refusesVersion({ code, message }: IotdmError): boolean {
+  return code === 'service.invalid' && /\bapi[- ]version\b/i.test(message);
+}
+
+/** Only who has understood the request can say this of it. */
+function isAboutContent({ code }: IotdmError): boolean {
+  return code === 'service.conflict' || code === 'service.not-found' || code === 'service.changed-meanwhile';
+}
+
 type Done = (error: unknown, body?: unknown) => void;
 
 async function answerOf(start: (done: Done) => void): Promise<unknown> {
@@ -336,8 +444,8 @@ function usableId(registrationId: string): string {
 }
 
 function usableEtag(etag: string): string {
-  if (!/^[\x21-\x7e]+$/.test(etag)) {
-    throw new IotdmError('usage.invalid', 'an etag is printable ASCII without spaces');
+  if (!isEtag(etag)) {
+    throw new IotdmError('usage.invalid', 'an etag is printable ASCII without spaces, in quotes or not');
   }
   return etag;
 }

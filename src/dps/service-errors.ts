@@ -93,7 +93,8 @@ function errorBody(body: string): ErrorBody {
     return {};
   }
   if (typeof value !== 'object' || value === null) return {};
-  const { errorCode, trackingId, message } = value as Record<string, unknown>;
+  // What stands before the service proper begins the name with a capital.
+  const { errorCode, trackingId, Message, message = Message } = value as Record<string, unknown>;
   const said = typeof message === 'string' ? shownText(message, longestMessage).replace(/\.$/, '') : '';
   return {
     ...(Number.isSafeInteger(errorCode) ? { errorCode: errorCode as number } : {}),

@@ -1,8 +1,10 @@
 /**
- * The Device Provisioning Service as its operators see it: individual enrollments, one at a time, in pages and in bulk
- * (api-version 2021-10-01). Everything above src/dps knows this port only; azure-service.ts implements it.
+ * The Device Provisioning Service as its operators see it (api-version 2026-11-01): individual enrollments, one at a
+ * time, in pages and in bulk, and groups of enrollments, to read. Everything above src/dps knows these ports only;
+ * azure-service.ts implements them.
  */
 
+import type { EnrollmentGroup } from './enrollment-group.ts';
 import type { Enrollment, StoredEnrollment } from './enrollment.ts';
 
 /** In the service's own spelling, which Azure's Node SDK types differently (`updateIfMatchEtag`). */
@@ -23,6 +25,15 @@ export interface BulkFailure {
 export interface BulkResult {
   readonly isSuccessful: boolean;
   readonly errors: readonly BulkFailure[];
+}
+
+/** Groups of enrollments, to read them. Throws as ProvisioningService does. */
+export interface EnrollmentGroups {
+  /** All of them, a page per request. */
+  listGroups(): AsyncIterable<readonly EnrollmentGroup[]>;
+
+  /** Undefined when there is no such group. */
+  findGroup(groupId: string): Promise<EnrollmentGroup | undefined>;
 }
 
 /** Every method throws IotdmError with a code in `auth`, `service`, `network`, or `usage.invalid`. */

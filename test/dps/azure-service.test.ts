@@ -5,7 +5,7 @@ import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { inspect } from 'node:util';
 import { openAzureService, type AzureServiceOptions } from '../../src/dps/azure-service.ts';
 import type { HttpTrace } from '../../src/dps/azure-http.ts';
-import type { ProvisioningService } from '../../src/dps/service.ts';
+import type { EnrollmentGroups, ProvisioningService } from '../../src/dps/service.ts';
 import tls, { type TLSSocket } from 'node:tls';
 import { syncBuiltinESMExports } from 'node:module';
 import { IotdmError } from '../../src/errors.ts';
@@ -22,7 +22,7 @@ let opened: ProvisioningService[] = [];
 let traces: HttpTrace[] = [];
 let delays: number[] = [];
 
-function open(options: Partial<AzureServiceOptions> = {}): ProvisioningService {
+function open(options: Partial<AzureServiceOptions> = {}): ProvisioningService & EnrollmentGroups {
   const service = openAzureService({
     credentials: { host: server.host, keyName: 'owner', key: Secret.fromBytes(Buffer.from(keyBytes)) },
     ca: server.ca,
@@ -85,7 +85,7 @@ describe('requests to the service', () => {
     await service.bulk('updateIfMatchETag', [{ ...enrollment, etag: '"e1"' }]);
     await service.bulk('create', [{ ...enrollment, etag: '"e1"' }]);
 
-    const version = 'api-version=2021-10-01';
+    const version = 'api-version=2026-11-01';
     assert.deepEqual(
       server.requests.map(({ method, path, headers }) => [method, path, headers['if-match']]),
       [
@@ -133,8 +133,8 @@ describe('requests to the service', () => {
     assert.deepEqual(
       traces.map(({ method, path, status, error }) => [method, path, status, error]),
       [
-        ['GET', '/enrollments/device-0001?api-version=2021-10-01', 429, 'network.throttled'],
-        ['GET', '/enrollments/device-0001?api-version=2021-10-01', 200, undefined],
+        ['GET', '/enrollments/device-0001?api-version=2026-11-01', 429, 'network.throttled'],
+        ['GET', '/enrollments/device-0001?api-version=2026-11-01', 200, undefined],
       ],
     );
     assert.equal(traces[0]?.requestId, server.requests[0]?.headers['request-id']);
@@ -167,6 +167,93 @@ describe('requests to the service', () => {
   });
 });
 
+describe('the api-version', () => {
+  const spoken = (): (string | undefined)[] =>
+    server.requests.map(({ path }) => /api-version=([0-9-]*)/.exec(path)?.[1]);
+  const unknown = answering(400, {
+    errorCode: 400004,
+    message: 'Unsupported API version 2026-11-01.',
+  });
+  const gateway = answering(400, { Message: 'ErrorCode:ArgumentInvalid;Unknown api version; uri: /x' });
+  const newer = { ...enrollment, namespaceName: 'line-4' };
+
+  it('is the older one for a service that does not know the newer, which is asked once', async () => {
+    for (const refusal of [unknown, gateway]) {
+      server.requests.length = 0;
+      const service = open({ attempts: 1 });
+      server.answer(refusal, answering(200, stored));
+      assert.equal((await service.find('device-0001'))?.etag, '"e1"');
+      await service.create(enrollment);
+      assert.deepEqual(spoken(), ['2026-11-01', '2021-10-01', '2021-10-01']);
+      assert.deepEqual(delays, []);
+      // There the members would be left out without a word.
+      const refused = [service.create(newer), service.bulk('create', [newer])];
+      for (const result of await Promise.all(refused.map(failure))) {
+        assert.equal(result.code, 'service.invalid');
+        assert.match(
+          result.message,
+          /does not know namespaceName: it does not speak API version 2026-11-01$/,
+        );
+      }
+      assert.equal(server.requests.length, 3);
+    }
+  });
+
+  it('stays the newer one where the service has answered in it, and for what only that can say', async () => {
+    const service = open();
+    server.answer(answering(404, ''), unknown);
+    assert.equal(await service.find('x'), undefined);
+    assert.equal((await failure(service.find('x'))).code, 'service.invalid');
+    assert.deepEqual(spoken(), ['2026-11-01', '2026-11-01']);
+
+    server.requests.length = 0;
+    server.answer(unknown);
+    assert.match((await failure(open().create(newer))).message, /does not know namespaceName/);
+    // Both versions are refused: the second refusal is the answer, and nothing is settled.
+    const other = open();
+    assert.match((await failure(other.find('x'))).message, /Unsupported API version/);
+    server.answer(answering(400, { message: 'customAllocationDefinition.apiVersion is not valid' }));
+    await failure(other.find('x'));
+    assert.deepEqual(spoken(), ['2026-11-01', '2026-11-01', '2021-10-01', '2026-11-01']);
+  });
+});
+
+describe('groups', () => {
+  const group = {
+    enrollmentGroupId: 'Line-4',
+    attestation: { type: 'symmetricKey', symmetricKey: { primaryKey: 'MARKED' } },
+    etag: '"g1"',
+    iotHubs: ['a.azure-devices.net'],
+    unknown: { kept: true },
+  };
+
+  it('are read in pages and one by one, without symmetric keys', async () => {
+    const service = open();
+    server.answer(answering(200, [group], { 'x-ms-continuation': 'next' }), answering(200, []));
+    const read: object[] = [];
+    for await (const page of service.listGroups()) read.push(...page);
+    const shown = { ...group, attestation: { type: 'symmetricKey' } };
+    assert.deepEqual(read, [shown]);
+    server.answer(answering(200, group));
+    assert.deepEqual(await service.findGroup('line-4'), shown);
+    server.answer(answering(404, ''));
+    assert.equal(await service.findGroup('line-5'), undefined);
+    const version = 'api-version=2026-11-01';
+    assert.deepEqual(
+      server.requests.map(({ method, path }) => `${method} ${path}`),
+      [
+        `POST /enrollmentGroups/query?${version}`,
+        `POST /enrollmentGroups/query?${version}`,
+        `GET /enrollmentGroups/line-4?${version}`,
+        `GET /enrollmentGroups/line-5?${version}`,
+      ],
+    );
+    assert.equal((await failure(service.findGroup('../x'))).code, 'usage.invalid');
+    server.answer(answering(200, group));
+    assert.equal((await failure(service.findGroup('other'))).code, 'service.unexpected-answer');
+  });
+});
+
 describe('answers of the service', () => {
   it('are built anew from what is specified', async () => {
     const hostile = `{"registrationId":"device-0001","etag":"\\"e1\\"","deviceId":null,"iotHubHostName":"",
@@ -183,6 +270,7 @@ describe('answers of the service', () => {
       'etag',
       'initialTwin',
       'registrationId',
+      'unknown',
     ]);
     assert.deepEqual(found.attestation, { type: 'tpm', tpm: { endorsementKey: 'AAAA' } });
     assert.equal(({} as { polluted?: unknown }).polluted, undefined);
