@@ -7,6 +7,7 @@ import { Console } from './shared/console.ts';
 import type { Host } from './shared/context.ts';
 import { exitCodes } from './catalogue/exit-codes.ts';
 import { CommandError, toFailure } from './shared/failure.ts';
+import { refuseRepeatedOptions } from './shared/repeated-options.ts';
 import { declareSharedOptions, resolveSettings, type Settings } from './shared/settings.ts';
 import { declare, footer, fullName } from './shared/verb.ts';
 import { completionBash } from './completion/bash.ts';
@@ -24,6 +25,8 @@ import { emulatorStop } from './emulator/stop.ts';
 import { enrollmentCreate } from './enrollment/create.ts';
 import { enrollmentDelete } from './enrollment/delete.ts';
 import { enrollmentExport } from './enrollment/export.ts';
+import { enrollmentGroupList } from './enrollment/group/list.ts';
+import { enrollmentGroupShow } from './enrollment/group/show.ts';
 import { enrollmentImport } from './enrollment/import.ts';
 import { enrollmentList } from './enrollment/list.ts';
 import { enrollmentShow } from './enrollment/show.ts';
@@ -165,6 +168,10 @@ export function buildProgram(host: Host): Command {
       declare(enrollmentDelete, host),
       declare(enrollmentImport, host),
       declare(enrollmentExport, host),
+      noun('enrollment group', 'groups of enrollments, read only', [
+        declare(enrollmentGroupList, host),
+        declare(enrollmentGroupShow, host),
+      ]),
     ]),
   );
   program.addCommand(
@@ -201,6 +208,7 @@ export function buildProgram(host: Host): Command {
     ]),
   );
   program.addCommand(helpCommand(program, host));
+  refuseRepeatedOptions(program);
   quietCommander(program, host);
   return program;
 }

@@ -1,7 +1,7 @@
 import { Option } from 'commander';
 import type { Enrollment, StoredEnrollment } from '../../src/dps/enrollment.ts';
 import type { Context } from '../shared/context.ts';
-import { enrollmentTable } from '../shared/enrollment-table.ts';
+import { enrollmentTable, shownJson } from '../shared/enrollment-table.ts';
 import {
   enrollmentOfOptions,
   enrollmentValueOptions,
@@ -20,12 +20,14 @@ export const enrollmentCreate: Verb<[], EnrollmentCreateOptions, StoredEnrollmen
   summary: 'enroll one device',
   description:
     'Creates the individual enrollment of one device. The endorsement key is read from the TPM, unless ' +
-    '--endorsement-key gives it; the registration id follows from it, unless --registration-id gives another. ' +
-    'A registration id that is enrolled already is refused.',
+    '--endorsement-key gives it; the registration id follows from it, unless --registration-id gives another, which is ' +
+    'written in lower case. A registration id that is enrolled already is refused.',
   examples: [
     'iotdm enrollment create --device-id press-17',
     'iotdm enrollment create --endorsement-key AToAAQ… --iot-hub-host-name plant.azure-devices.net',
     'iotdm enrollment create --tag site=north --desired interval=30 --dry-run',
+    'iotdm enrollment create --allocation-policy geoLatency --iot-hubs east.azure-devices.net west.azure-devices.net',
+    'iotdm enrollment create --allocation-policy custom --webhook-url-file function.txt --webhook-api-version 2021-10-01',
   ],
   seeAlso: ['iotdm ek read', 'iotdm enrollment show', 'iotdm enrollment import'],
   settings: ['tpm', 'service', 'timeout', 'dry-run'],
@@ -40,14 +42,18 @@ export const enrollmentCreate: Verb<[], EnrollmentCreateOptions, StoredEnrollmen
   ],
   async run(context, _args, options) {
     const { endorsementKey = await readKey(context), ...values } = options;
-    const enrollment = await enrollmentOfOptions({ endorsementKey, ...values });
+    const { enrollmentToCreate } = await import('../../src/station/enrollment-merge.ts');
+    const enrollment = enrollmentToCreate(await enrollmentOfOptions(context, { endorsementKey, ...values }));
+    const { registrationId } = enrollment;
+    if (registrationId !== (values.registrationId ?? registrationId))
+      context.console.note(`the registration id is written in lower case: ${registrationId}`);
     if (context.settings.dryRun) return enrollment;
     const service = await context.openService();
     return service.create(enrollment);
   },
   describe(enrollment, { console: { style } }) {
     if (enrollment.etag === undefined) {
-      return `Would create:\n${JSON.stringify(enrollment, null, 2)}\n`;
+      return `Would create:\n${shownJson(enrollment)}\n`;
     }
     return `${style.green('✔')} Enrolled.\n${enrollmentTable({ ...enrollment, etag: enrollment.etag })}`;
   },

@@ -1,5 +1,6 @@
 import { Option } from 'commander';
 import type { StoredEnrollment } from '../../src/dps/enrollment.ts';
+import { anyEtag, isSameVersion, quotedEtag } from '../../src/dps/etag.ts';
 import type { ProvisioningService } from '../../src/dps/service.ts';
 import { IotdmError } from '../../src/errors.ts';
 import type { Context } from '../shared/context.ts';
@@ -35,7 +36,8 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
       refuseOther(await found(service, registrationId), ifMatch);
       return { registrationId, deleted: false, dryRun: true };
     }
-    const etag = context.settings.yes ? ifMatch : await confirmed(context, service, registrationId, ifMatch);
+    const named = ifMatch === undefined ? undefined : quotedEtag(ifMatch);
+    const etag = context.settings.yes ? named : await confirmed(context, service, registrationId, named);
     await service.delete(registrationId, etag);
     return { registrationId, deleted: true };
   },
@@ -72,7 +74,7 @@ async function found(service: ProvisioningService, registrationId: string): Prom
 }
 
 function refuseOther({ registrationId, etag }: StoredEnrollment, ifMatch: string | undefined): void {
-  if (ifMatch === undefined || ifMatch === etag) return;
+  if (ifMatch === undefined || ifMatch === anyEtag || isSameVersion(ifMatch, etag)) return;
   throw new IotdmError(
     'service.changed-meanwhile',
     `${registrationId} has the ETag ${etag}, not the given one`,

@@ -59,8 +59,12 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'A journal keeps what has become of each row. Run again with the same input, the import goes on where it stopped, ' +
     'whatever ended it, and tries failed rows once more. With credentials, --dry-run compares every row with the ' +
     'service and says what would be done.\n\n' +
-    'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, provisioningStatus, allocationPolicy, iotEdge, ' +
-    'reprovision (migrate, reset, never), tags.*, desired.*, serialNumber. In CSV, ids and serial numbers that a ' +
+    'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, iotHubs (several, with ' +
+    'blanks between them), provisioningStatus, allocationPolicy, webhookUrl and webhookApiVersion (with custom), iotEdge, ' +
+    'reprovision (migrate, reset, never), tags.*, desired.*, namespaceName, certificateAuthorityName, ' +
+    'certificatePolicyName, storageRootKey, serialNumber. JSON in the form of the service (enrollment list --json, az) ' +
+    'comes in as it is, or is refused with the place of what would be lost. A registration id of a column is written in ' +
+    'lower case. In CSV, ids and serial numbers that a ' +
     'spreadsheet has turned into 3.57E+14, Mar-17 or #REF! are refused unless --as-text.',
   examples: [
     'iotdm enrollment import devices.csv',

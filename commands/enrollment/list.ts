@@ -1,10 +1,12 @@
 import { Option } from 'commander';
 import {
+  attestationTypes,
   provisioningStatuses,
   type ProvisioningStatus,
   type StoredEnrollment,
 } from '../../src/dps/enrollment.ts';
 import type { Context } from '../shared/context.ts';
+import { printDocuments } from '../shared/documents.ts';
 import { clean } from '../shared/enrollment-table.ts';
 import type { Verb } from '../shared/verb.ts';
 
@@ -12,6 +14,7 @@ export interface EnrollmentListOptions {
   readonly idPrefix?: string;
   readonly status?: ProvisioningStatus;
   readonly hub?: string;
+  readonly attestation?: (typeof attestationTypes)[number];
   readonly ndjson?: boolean;
 }
 
@@ -20,10 +23,12 @@ export const enrollmentList: Verb<[], EnrollmentListOptions, void> = {
   summary: 'list the individual enrollments',
   description:
     'Lists the individual enrollments of the service, page by page as they arrive. The service has no query for what ' +
-    '--id-prefix, --status and --hub say: all enrollments are read, and those that do not match are left out here.',
+    '--id-prefix, --status, --hub and --attestation say: all enrollments are read, and those that do not match are left out here. ' +
+    'What --json and --ndjson write of TPM enrollments, enrollment import brings back as it was; that holds the keys of ' +
+    'webhooks, which are left out of the lines.',
   examples: [
     'iotdm enrollment list',
-    'iotdm enrollment list --json > enrollments.json',
+    'iotdm enrollment list --attestation tpm --json > enrollments.json',
     'iotdm enrollment list --status disabled --hub plant.azure-devices.net --ndjson',
   ],
   seeAlso: ['iotdm enrollment show', 'iotdm enrollment import'],
@@ -32,25 +37,28 @@ export const enrollmentList: Verb<[], EnrollmentListOptions, void> = {
     new Option('--id-prefix <text>', 'only those whose registration id begins like this'),
     new Option('--status <status>', 'only those that are enabled, or disabled').choices(provisioningStatuses),
     new Option('--hub <host>', 'only those that are to be assigned to this IoT hub'),
+    new Option('--attestation <type>', 'only those that prove themselves in this way').choices(
+      attestationTypes,
+    ),
     new Option('--ndjson', 'one JSON document a line, in place of the one array of --json'),
   ],
   async run(context, _args, options) {
     const service = await context.openService();
     const enrollments = matching(service.list(), options);
-    if (options.ndjson === true) await printNdjson(context, enrollments);
-    else if (context.settings.json) await printJson(context, enrollments);
+    const isNdjson = options.ndjson === true;
+    if (isNdjson || context.settings.json) await printDocuments(context, enrollments, isNdjson);
     else await printLines(context, enrollments, isFiltered(options));
   },
   describe: () => '',
 };
 
-function isFiltered({ idPrefix, status, hub }: EnrollmentListOptions): boolean {
-  return idPrefix !== undefined || status !== undefined || hub !== undefined;
+function isFiltered({ idPrefix, status, hub, attestation }: EnrollmentListOptions): boolean {
+  return (idPrefix ?? status ?? hub ?? attestation) !== undefined;
 }
 
 async function* matching(
   pages: AsyncIterable<readonly StoredEnrollment[]>,
-  { idPrefix, status, hub }: EnrollmentListOptions,
+  { idPrefix, status, hub, attestation }: EnrollmentListOptions,
 ): AsyncGenerator<StoredEnrollment> {
   const prefix = idPrefix?.toLowerCase();
   const wantedHub = hub?.toLowerCase();
@@ -59,28 +67,11 @@ async function* matching(
       const { registrationId, provisioningStatus = 'enabled', iotHubHostName, iotHubs = [] } = enrollment;
       if (prefix !== undefined && !registrationId.toLowerCase().startsWith(prefix)) continue;
       if (status !== undefined && provisioningStatus !== status) continue;
+      if (attestation !== undefined && enrollment.attestation.type !== attestation) continue;
       const hubs = [iotHubHostName ?? [], iotHubs].flat().map((host) => host.toLowerCase());
       if (wantedHub !== undefined && !hubs.includes(wantedHub)) continue;
       yield enrollment;
     }
-  }
-}
-
-/** One JSON array, an enrollment a line, written as the pages come: memory does not grow with the service. */
-async function printJson(context: Context, enrollments: AsyncIterable<StoredEnrollment>): Promise<void> {
-  let separator = '[\n';
-  for await (const enrollment of enrollments) {
-    await context.print(`${separator}${JSON.stringify(enrollment)}`);
-    if (context.hasNoReader) return;
-    separator = ',\n';
-  }
-  await context.print(separator === '[\n' ? '[]\n' : '\n]\n');
-}
-
-async function printNdjson(context: Context, enrollments: AsyncIterable<StoredEnrollment>): Promise<void> {
-  for await (const enrollment of enrollments) {
-    await context.print(`${JSON.stringify(enrollment)}\n`);
-    if (context.hasNoReader) return;
   }
 }
 
@@ -91,13 +82,13 @@ async function printLines(
 ): Promise<void> {
   const { style } = context.console;
   let count = 0;
-  for await (const { registrationId, deviceId, provisioningStatus } of enrollments) {
+  const line = (id: string, status: string, attestation: string, device: string): string =>
+    `${clean(`${id.padEnd(52)}  ${status.padEnd(8)}  ${attestation.padEnd(12)}  ${device}`)}\n`;
+  for await (const { registrationId, deviceId, provisioningStatus = '-', attestation } of enrollments) {
     if (count === 0)
-      await context.print(style.bold(`${'Registration id'.padEnd(52)}  ${'Status'.padEnd(8)}  Device id\n`));
-    const status = (provisioningStatus ?? '-').padEnd(8);
-    await context.print(
-      clean(`${registrationId.padEnd(52)}  ${status}  ${deviceId ?? '(the registration id)'}`) + '\n',
-    );
+      await context.print(style.bold(line('Registration id', 'Status', 'Attestation', 'Device id')));
+    const device = deviceId ?? '(the registration id)';
+    await context.print(line(registrationId, provisioningStatus, attestation.type, device));
     if (context.hasNoReader) return;
     count += 1;
   }

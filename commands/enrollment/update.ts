@@ -1,7 +1,7 @@
 import { Option } from 'commander';
 import type { Enrollment, StoredEnrollment } from '../../src/dps/enrollment.ts';
 import { IotdmError } from '../../src/errors.ts';
-import { clean, enrollmentTable } from '../shared/enrollment-table.ts';
+import { enrollmentTable, shownJson } from '../shared/enrollment-table.ts';
 import {
   enrollmentOfOptions,
   enrollmentValueOptions,
@@ -29,7 +29,8 @@ export const enrollmentUpdate: Verb<[string], EnrollmentUpdateOptions, Enrollmen
   summary: 'change the enrollment of a device',
   description:
     'Changes what is named and leaves everything else as the service has it. Tags and desired properties are merged: ' +
-    'null removes one. Nothing is written over a change that somebody else makes at the same time. The endorsement ' +
+    'null removes one. A webhook goes when the allocation policy is no longer custom. Nothing is written over a change ' +
+    'that somebody else makes at the same time. The endorsement ' +
     'key is the identity of the TPM: another one is refused without --force, as the enrollment would then be another ' +
     "device's.",
   examples: [
@@ -57,7 +58,8 @@ export const enrollmentUpdate: Verb<[string], EnrollmentUpdateOptions, Enrollmen
     if (endorsementKey === undefined && Object.keys(named).length === 0) {
       throw new IotdmError('usage.invalid', 'nothing to change is named');
     }
-    const values = await enrollmentOfOptions({ endorsementKey: endorsementKey ?? PLACEHOLDER_KEY, ...named });
+    const key = endorsementKey ?? PLACEHOLDER_KEY;
+    const values = await enrollmentOfOptions(context, { endorsementKey: key, ...named }, true);
     const [{ planUpdate }, service] = await Promise.all([
       import('../../src/station/enrollment-update.ts'),
       context.openService(),
@@ -79,7 +81,7 @@ export const enrollmentUpdate: Verb<[string], EnrollmentUpdateOptions, Enrollmen
     return { changed: true, enrollment: await service.replace(enrollment, stored.etag) };
   },
   describe({ changed, dryRun, enrollment }, { console: { style } }) {
-    if (dryRun === true) return `Would write:\n${clean(JSON.stringify(enrollment, null, 2), true)}\n`;
+    if (dryRun === true) return `Would write:\n${shownJson(enrollment)}\n`;
     const text = enrollmentTable({ ...enrollment, etag: enrollment.etag ?? '' });
     return `${changed ? `${style.green('✔')} Changed.` : 'It is like this already; nothing was written.'}\n${text}`;
   },

@@ -14,7 +14,7 @@ import type { HttpTrace } from '../../src/dps/azure-http.ts';
 import type { TokenAccess } from '../../src/dps/azure-service.ts';
 import type { Proxy } from '../../src/dps/proxy.ts';
 import type { ServiceCredentials } from '../../src/dps/service-connection-string.ts';
-import type { ProvisioningService } from '../../src/dps/service.ts';
+import type { EnrollmentGroups, ProvisioningService } from '../../src/dps/service.ts';
 import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
 import type { HierarchyAuth } from '../../src/tpm/tss.ts';
@@ -60,6 +60,8 @@ export interface Network {
 /** A connection string or an authorization value is far shorter. */
 const SECRET_LIMIT_BYTES = 65536;
 
+export type Service = ProvisioningService & EnrollmentGroups;
+
 export interface ServiceOptions {
   /** How often a request is sent that the service refuses for its load; 1 for whoever repeats by itself. */
   readonly attempts?: number;
@@ -76,7 +78,7 @@ export class Context {
   /** Such as `iotdm slot write`. */
   readonly command: string;
   #tpm: Tpm | undefined;
-  #service: ProvisioningService | undefined;
+  #service: Service | undefined;
   #auth: Promise<HierarchyAuth> | undefined;
   #stdinTakenBy: string | undefined;
   #certificates: Promise<string | undefined> | undefined;
@@ -186,7 +188,7 @@ export class Context {
   }
 
   /** Prepares the client of the Device Provisioning Service; the first request connects. */
-  async openService(options: ServiceOptions = {}): Promise<ProvisioningService> {
+  async openService(options: ServiceOptions = {}): Promise<Service> {
     this.#service ??= await this.#connectService(options);
     return this.#service;
   }
@@ -421,7 +423,7 @@ export class Context {
     };
   }
 
-  async #connectService({ attempts, graceMs, maxSockets }: ServiceOptions): Promise<ProvisioningService> {
+  async #connectService({ attempts, graceMs, maxSockets }: ServiceOptions): Promise<Service> {
     const secret = await this.readSecret(
       this.settings.dpsConnectionStringFile,
       secretVariables.dpsConnectionString,

@@ -75,6 +75,8 @@ export async function registrationPlan(
     (registrationId === undefined ? undefined : registrationIdProblem(registrationId));
   if (problem !== undefined) throw new IotdmError('usage.invalid', problem);
   parseServiceHost(host);
+  if (registrationId !== undefined && registrationId !== options.registrationId)
+    context.console.note(`the registration id is used in lower case: ${registrationId}`);
   const payload = options.payload === undefined ? undefined : await readPayload(context, options.payload);
   return {
     host,

@@ -118,6 +118,7 @@ function problemOf(parts: readonly string[]): string | undefined {
       );
       if (option === undefined && name !== '--help') return `${command.name()} has no option ${name}`;
       if (option?.required === true && !word.includes('=')) at += 1;
+      while (option?.variadic === true && parts[at + 1]?.startsWith('-') === false) at += 1;
       continue;
     }
     const child = command.commands.find((candidate) => candidate.name() === word);
