@@ -63,7 +63,7 @@ class DeletionDraft extends RowDraft {
     const type = this.#type ?? TPM;
     const isByKey = type === TPM && !this.#isByIdOnly;
     const key = isByKey ? this.#endorsementKey() : undefined;
-    const registrationId = this.registrationId(key);
+    const registrationId = this.registrationId(key)?.toLowerCase();
     if (registrationId === undefined && !isByKey && !this.hasFaults) {
       this.fault('registrationId', { line: this.line, column: null }, idIsMissing);
     }
