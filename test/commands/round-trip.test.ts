@@ -3,65 +3,27 @@
  * iotdm, are listed, deleted and imported, and are read from the service past iotdm again.
  */
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { emulator, iotdm, lifetimeOfFile, type EmulatedService, type Outcome } from '../lab/lab.ts';
+import { serviceCaller, type ServiceCall } from '../lab/service-caller.ts';
 import { failing } from './failing.ts';
 
 const lifetime = lifetimeOfFile();
 const dir = mkdtempSync(join(tmpdir(), 'iotdm-round-trip-'));
 let service: EmulatedService;
-let token: string;
-let ca: string;
+let call: ServiceCall;
 
 before(async () => {
   service = await emulator(lifetime);
-  ca = readFileSync(service.ca, 'utf8');
-  token = tokenOf(readFileSync(service.connectionStringFile, 'utf8'));
+  call = serviceCaller(service);
 });
 after(() => {
   rmSync(dir, { recursive: true });
 });
-
-function tokenOf(connectionString: string): string {
-  const parts = new Map(
-    connectionString
-      .trim()
-      .split(';')
-      .map((part) => [part.slice(0, part.indexOf('=')), part.slice(part.indexOf('=') + 1)]),
-  );
-  const resource = encodeURIComponent(parts.get('HostName') ?? '');
-  const expiry = Math.ceil(Date.now() / 1000) + 3600;
-  const signature = createHmac('sha256', Buffer.from(parts.get('SharedAccessKey') ?? '', 'base64'))
-    .update(`${resource}\n${expiry}`)
-    .digest('base64');
-  const name = parts.get('SharedAccessKeyName') ?? '';
-  return `SharedAccessSignature sr=${resource}&sig=${encodeURIComponent(signature)}&se=${expiry}&skn=${name}`;
-}
-
-async function call(method: string, path: string, body?: unknown): Promise<unknown> {
-  const [host = '', port = ''] = service.host.split(':');
-  const headers = { authorization: token, 'content-type': 'application/json', 'x-ms-max-item-count': '1000' };
-  return new Promise((resolve, reject) => {
-    const sent = request(
-      { host, port, method, path: `${path}?api-version=2026-11-01`, ca, headers },
-      (answer) => {
-        let text = '';
-        answer.setEncoding('utf8').on('data', (piece: string) => (text += piece));
-        answer.on('end', () => {
-          if ((answer.statusCode ?? 0) < 300) resolve(text === '' ? undefined : JSON.parse(text));
-          else reject(new Error(`${method} ${path}: ${answer.statusCode} ${text}`));
-        });
-      },
-    );
-    sent.on('error', reject).end(body === undefined ? undefined : JSON.stringify(body));
-  });
-}
 
 type Shape = Readonly<Record<string, unknown>> & { readonly registrationId: string };
 
