@@ -282,11 +282,19 @@ class DeviceApi {
   }
 
   /** Never done at once, as at the service: the device asks for the outcome. */
-  #assigned(device: RegisteredDevice, fails: boolean): ServiceAnswer {
+  #assigned(proved: RegisteredDevice, fails: boolean): ServiceAnswer {
+    const device = this.#asKnown(proved);
     const registration = fails
       ? this.#assignments.leaveUnassigned(device, 'failed')
       : this.#assignments.assign(device);
     return this.#operationAnswer(registration, 'assigning');
+  }
+
+  /** A device of a group stays under the id as it was first written: the id has no case, the device id has. */
+  #asKnown(device: RegisteredDevice): RegisteredDevice {
+    if (device.proof?.enrollmentGroupId === undefined) return device;
+    const known = this.#options.devices.registration(device.registrationId)?.registrationId;
+    return known === undefined ? device : { ...device, registrationId: known };
   }
 
   #operationAnswer(registration: Registration, state: OperationState): ServiceAnswer {

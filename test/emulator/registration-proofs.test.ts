@@ -218,8 +218,15 @@ describe('a device with a symmetric key', () => {
     }
     await register('g-2', { key: derived(secondary, 'g-2') });
     // The id has no case; the key that follows from it has.
-    await register('G-3', { key: derived(primary, 'G-3') });
-    await register('G-3', { key: derived(primary, 'g-3') });
+    for (const [id, from] of [
+      ['G-3', 'G-3'],
+      ['G-3', 'g-3'],
+      ['g-3', 'g-3'],
+    ] as const) {
+      const { registrationId, deviceId, substatus } = await register(id, { key: derived(primary, from) });
+      const outcome = id === from && id === 'G-3' ? 'initialAssignment' : 'reprovisionedToInitialAssignment';
+      assert.deepEqual([registrationId, deviceId, substatus], ['G-3', 'G-3', outcome]);
+    }
     refused(await put('g-2', { key: derived(primary, 'g-1') }), 401002, /not signed/);
     refused(await put('g-2', { key: primary }), 401002, /not signed/);
 
