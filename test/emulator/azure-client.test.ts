@@ -30,8 +30,9 @@ let client: ProvisioningServiceClient;
 
 before(async () => {
   dir = await temporaryDirectory();
-  const port = (await freePort(443)) ?? (await freePort(0)) ?? 0;
-  rig = await startRig({ dir, port, devicePort: port, hubPort: port });
+  const on = (port: number): Promise<Rig> => startRig({ dir, port, devicePort: port, hubPort: port });
+  rig = await on(443).catch(async () => on(await freePort()));
+  const { port } = rig.emulator.info;
   globalAgent.options.ca = await readFile(rig.emulator.info.ca, 'utf8');
   httpsPort.defaultPort = port;
   const [address = ''] = /127\.0\.0\.1(:[0-9]+)?/.exec(rig.connectionString) ?? [];
@@ -49,18 +50,14 @@ after(async () => {
   await remove(dir);
 });
 
-/** The port itself where it can be listened on; undefined where it cannot. */
-async function freePort(wanted: number): Promise<number | undefined> {
+async function freePort(): Promise<number> {
   const server = createServer();
-  try {
-    server.listen(wanted, '127.0.0.1');
-    await once(server, 'listening');
-    return (server.address() as AddressInfo).port;
-  } catch {
-    return undefined;
-  } finally {
-    server.close();
-  }
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
 }
 
 /** Its promises lose errors: with a callback it says everything. */
@@ -280,7 +277,7 @@ describe('services that share a port', () => {
     rig = await startRig({ dir });
     const { info } = rig.emulator;
     assert.deepEqual([info.port, info.deviceHost, info.hubHost], [port, info.host, info.host]);
-    const apart = (await freePort(0)) ?? 0;
+    const apart = await freePort();
     await rig.close();
     rig = await startRig({ dir, devicePort: apart });
     const { host, deviceHost, hubHost } = rig.emulator.info;
