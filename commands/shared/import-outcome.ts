@@ -69,10 +69,11 @@ export async function withJournal<T>(
     try {
       return await task(journal);
     } finally {
-      await journal.close();
+      // All that is known is on disk by then: what goes wrong now must not hide what the import has ended with.
+      await journal.close().catch(() => undefined);
     }
   } finally {
-    if (dir !== undefined) await rm(dir, { recursive: true, force: true });
+    if (dir !== undefined) await rm(dir, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 

@@ -21,35 +21,51 @@ export interface SnapshotOptions {
 }
 
 export class EnrollmentSnapshot {
-  /** All pages were read: what is not in here was not in the service. */
-  readonly isComplete: boolean;
   /** How many were read. */
   readonly pages: number;
   readonly #places: PlaceIndex;
-  readonly #file: TemporaryFile;
+  readonly #file: TemporaryFile | undefined;
+  #isComplete: boolean;
 
-  private constructor(isComplete: boolean, pages: number, places: PlaceIndex, file: TemporaryFile) {
-    this.isComplete = isComplete;
+  private constructor(
+    isComplete: boolean,
+    pages: number,
+    places: PlaceIndex,
+    file: TemporaryFile | undefined,
+  ) {
+    this.#isComplete = isComplete;
     this.pages = pages;
     this.#places = places;
     this.#file = file;
   }
 
-  /** What goes wrong with the pages ends the reading, not the snapshot: it is incomplete then. */
+  /** All pages were read and can be read again: what is not in here was not in the service. */
+  get isComplete(): boolean {
+    return this.#isComplete;
+  }
+
+  /**
+   * What goes wrong with the pages, or with the temporary file, ends the reading, not the snapshot: it is incomplete then,
+   * and holds what was whole by then. Without a temporary file nothing is asked of the service.
+   */
   static async read({ ids, count, pages, most }: SnapshotOptions): Promise<EnrollmentSnapshot> {
     const places = new PlaceIndex(count);
     for await (const id of ids) places.add(id.toLowerCase());
     const file = await TemporaryFile.make();
+    if (file === undefined) return new EnrollmentSnapshot(false, 0, places, undefined);
     let isComplete = true;
     let read = 0;
     try {
       for await (const page of pages) {
+        read += 1;
+        const found: (readonly [id: string, place: Place])[] = [];
         for (const stored of page) {
           const id = stored.registrationId.toLowerCase();
-          if (places.has(id)) places.set(id, file.append(JSON.stringify(stored)));
+          if (places.has(id)) found.push([id, file.append(JSON.stringify(stored))]);
         }
         await file.flush();
-        read += 1;
+        // Not before it is there: a full disk takes half of it.
+        for (const [id, place] of found) places.set(id, place);
         if (read < most) continue;
         isComplete = false;
         break;
@@ -60,18 +76,27 @@ export class EnrollmentSnapshot {
     return new EnrollmentSnapshot(isComplete, read, places, file);
   }
 
-  /** Without regard to case. Undefined when it was not among what was read. */
+  /**
+   * Without regard to case. Undefined when it was not among what was read, or cannot be read back; the snapshot is
+   * incomplete from then on.
+   */
   async find(registrationId: string): Promise<StoredEnrollment | undefined> {
     const id = registrationId.toLowerCase();
     const place = this.#places.get(id);
     if (place === undefined) return undefined;
-    const stored = JSON.parse(await this.#file.read(place)) as StoredEnrollment;
-    // Another enrollment with the same digest.
-    return stored.registrationId.toLowerCase() === id ? stored : undefined;
+    try {
+      const stored = JSON.parse((await this.#file?.read(place)) ?? '') as StoredEnrollment;
+      // Another enrollment with the same digest.
+      return stored.registrationId.toLowerCase() === id ? stored : undefined;
+    } catch {
+      this.#isComplete = false;
+      return undefined;
+    }
   }
 
+  /** Whatever goes wrong with a file that nobody needs any more must not hide what the work ended with. */
   async close(): Promise<void> {
-    await this.#file.close();
+    await this.#file?.close().catch(() => undefined);
   }
 }
 
@@ -142,12 +167,21 @@ class TemporaryFile {
     this.#dir = dir;
   }
 
-  static async make(): Promise<TemporaryFile> {
-    const dir = await mkdtemp(join(tmpdir(), 'iotdm-snapshot-'));
-    const handle = await open(join(dir, 'enrollments'), 'wx+', 0o600);
-    // An open file that has no name any more lasts as long as the process; Windows does not do that.
-    if (process.platform !== 'win32') await rm(dir, { recursive: true, force: true });
-    return new TemporaryFile(handle, dir);
+  /** Undefined where there is no room or no right to make one. */
+  static async make(): Promise<TemporaryFile | undefined> {
+    let dir: string | undefined;
+    let handle: FileHandle | undefined;
+    try {
+      dir = await mkdtemp(join(tmpdir(), 'iotdm-snapshot-'));
+      handle = await open(join(dir, 'enrollments'), 'wx+', 0o600);
+      // An open file that has no name any more lasts as long as the process; Windows does not do that.
+      if (process.platform !== 'win32') await rm(dir, { recursive: true, force: true });
+      return new TemporaryFile(handle, dir);
+    } catch {
+      await handle?.close().catch(() => undefined);
+      if (dir !== undefined) await rm(dir, { recursive: true, force: true }).catch(() => undefined);
+      return undefined;
+    }
   }
 
   append(text: string): Place {
