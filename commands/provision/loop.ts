@@ -30,8 +30,13 @@ export async function provisionLoop(
   }
   const { Acquaintances, provisionAsScanned } = await import('../../src/station/provision/line.ts');
   const known = new Acquaintances();
-  const line = await openLine(context, plan, options, (serial, id) => {
-    known.recognize(serial, id);
+  const line = await openLine(context, plan, options, {
+    recognize: (serial, id) => {
+      known.recognize(serial, id);
+    },
+    remember: (serial, id) => {
+      known.remember(serial, id);
+    },
   });
   const { tpm, json } = context.settings;
   const tcti = tpm === undefined ? undefined : parseTcti(tpm);

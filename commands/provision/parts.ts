@@ -37,7 +37,7 @@ export async function openLine(
   context: Context,
   plan: ProvisionPlan,
   options: ProvisionOptions,
-  recognize?: LineParts['recognize'],
+  known: Pick<LineParts, 'recognize' | 'remember'> = {},
 ): Promise<Line> {
   const [{ provisionDevice }, { RegistrationRecords }] = await Promise.all([
     import('../../src/station/provision/device.ts'),
@@ -48,7 +48,7 @@ export async function openLine(
   const records = new RegistrationRecords(context.stateDirectory);
   const shared: Omit<LineParts, 'openTpm' | 'registration'> = {
     ...(await judging(context, plan)),
-    ...(recognize === undefined ? {} : { recognize }),
+    ...known,
     ...(await recording(plan)),
     ...(skip.has('enroll') ? {} : { service: () => context.openService() }),
     ...(await hubParts(context, plan)),

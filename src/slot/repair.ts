@@ -28,6 +28,8 @@ import {
   type ChangeRecord,
   type ParsedRecord,
   type SlotBefore,
+  nameOf,
+  type ChangeKind,
 } from './record.ts';
 import type { SlotParts } from './parts.ts';
 import type { SlotAccess, SlotTpm } from './slot-tpm.ts';
@@ -64,9 +66,27 @@ export async function checkRepair(
   access: SlotAccess,
   slot: number,
   options: RepairOptions = {},
-): Promise<{ readonly outcome: RepairOutcome; readonly what: string | null }> {
+): Promise<{
+  readonly outcome: RepairOutcome;
+  /** For people. */
+  readonly what: string | null;
+  readonly change: InterruptedChange | null;
+}> {
   const { outcome, parsed } = await planRepair(access, slot, options);
-  return { outcome, what: parsed === undefined ? null : describeChange(parsed.record) };
+  if (parsed === undefined) return { outcome, what: null, change: null };
+  const { record } = parsed;
+  const { kind, target } = record;
+  const keyName = target.key == null ? null : nameOf(target.key).toString('hex');
+  return { outcome, what: describeChange(record), change: { kind, uri: target.uri ?? null, keyName } };
+}
+
+/** What an interrupted change was to make of its slot, as its record has it. */
+export interface InterruptedChange {
+  readonly kind: ChangeKind;
+  /** Null where it was to go, or to stay as it was. */
+  readonly uri: string | null;
+  /** Name of the key, hex; null as above. */
+  readonly keyName: string | null;
 }
 
 /**

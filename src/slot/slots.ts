@@ -26,5 +26,5 @@ export type { RecoveryStore } from './recovery.ts';
 export type { SlotAccess, SlotKey, SlotTpm, WrappedKey } from './slot-tpm.ts';
 export { checkRepair, repairSlot, type RepairOutcome, type SlotRepaired } from './repair.ts';
 export { slotSign, slotToken, type SlotToken } from './use.ts';
-export { describeChange, listSlots, showSlot, type SlotState, type SlotView } from './view.ts';
+export { listSlots, showSlot, type SlotState, type SlotView } from './view.ts';
 export { clearSlot, writeSlot, writeWrappedSlot, type SlotWritten } from './write.ts';

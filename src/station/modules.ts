@@ -5,7 +5,6 @@ import { formatUri, type DeviceIdentity } from '../slot/device-identity.ts';
 import {
   checkRepair,
   checkSlotWritable,
-  describeChange,
   isSlotKey,
   showSlot,
   slotToken,
@@ -113,8 +112,8 @@ export async function checkModuleSlot(
   const before = await checkSlotWritable(slots, slot, { overwrite: true });
   if (before.state === 'empty' || overwrite || before.uri === uri) return before;
   if (before.interrupted !== null) {
-    const { what } = await checkRepair(slots, slot);
-    if (what === describeChange({ kind: 'write', target: { uri } })) return before;
+    const { change } = await checkRepair(slots, slot);
+    if (change?.kind === 'write' && change.uri === uri) return before;
   }
   const { state, keyName, interrupted } = before;
   throw new IotdmError(

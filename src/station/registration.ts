@@ -7,7 +7,6 @@ import { KEY_PUBLIC_BYTES, KEY_PUBLIC_PREFIX } from '../slot/layout.ts';
 import {
   checkRepair,
   checkSlotWritable,
-  describeChange,
   keyNameOf,
   repairSlot,
   writeWrappedSlot,
@@ -168,15 +167,16 @@ export async function takeUpRegistration({
   overwrite = false,
 }: Pick<RegistrationJob, 'slots' | 'slot' | 'records' | 'anew' | 'overwrite'>): Promise<void> {
   if (anew || overwrite || !slots.recovery.mayHave(slot)) return;
-  const { outcome, what } = await checkRepair(slots, slot).catch((error: unknown) => {
+  const { outcome, change } = await checkRepair(slots, slot).catch((error: unknown) => {
     // Whatever there is cannot be finished: what stands in the slot decides.
     if (error instanceof IotdmError && /^(?:tpm|input)\./.test(error.code))
-      return { outcome: 'nothing', what: null };
+      return { outcome: 'nothing', change: null };
     throw error;
   });
-  const isOurs = records
-    .all(slot)
-    .some((record) => what === describeChange({ kind: 'write', target: { uri: uriOf(record) } }));
+  // The very key that was registered: an identity of the same name may have been meant otherwise.
+  const isOurs =
+    change?.kind === 'write' &&
+    records.all(slot).some((record) => change.keyName === record.keyName && change.uri === uriOf(record));
   if (outcome === 'finished' && isOurs) await repairSlot(slots, slot);
 }
 

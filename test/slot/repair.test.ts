@@ -35,6 +35,8 @@ import {
   writeSlotUri,
   type SlotAccess,
 } from '../../src/slot/slots.ts';
+import type { RegistrationRecord, RegistrationRecords } from '../../src/station/registration-records.ts';
+import { takeUpRegistration } from '../../src/station/registration.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
 import { CommandCode, DyingTransport, dyingAt, refusingAt } from '../fakes/transports.ts';
 import { lifetimeOfFile, softwareTpm, type SoftwareTpm } from '../lab/lab.ts';
@@ -406,6 +408,26 @@ describe('a slot that was interrupted', () => {
       );
     });
     assert.equal(readFileSync(recordFile(), 'utf8'), before);
+  });
+
+  it('is finished as a registration’s by the name of its key, and not because the identity has the same name', async () => {
+    await old();
+    await interruptedWrite(CommandCode.EvictControl);
+    await slots(async (access, tpm) => {
+      const { change } = await checkRepair(access, SLOT);
+      const [hub = '', deviceId = ''] = change?.uri?.split('/') ?? [];
+      assert.deepEqual([change?.kind, hub], ['write', 'plant.azure-devices.net']);
+      const recorded = (keyName: string): Pick<RegistrationRecords, 'all'> => ({
+        all: () => [{ assignedHub: hub, deviceId, keyName } as RegistrationRecord],
+      });
+      const takeUp = async (keyName: string): Promise<string | null> => {
+        const records = recorded(keyName) as RegistrationRecords;
+        await takeUpRegistration({ slots: { tpm, recovery: access.recovery }, slot: SLOT, records });
+        return (await showSlot(tpm, SLOT, access.recovery)).interrupted;
+      };
+      assert.notEqual(await takeUp(`000b${'00'.repeat(32)}`), null);
+      assert.equal(await takeUp(change?.keyName ?? ''), null);
+    });
   });
 
   it('without a record says so, and names no repair', async () => {

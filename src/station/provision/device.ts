@@ -50,6 +50,7 @@ export async function provisionDevice(job: DeviceJob, parts: LineParts): Promise
     const unhurried = { skip, budget: new Budget(), ...(onEvent === undefined ? {} : { onEvent }) };
     const { report, failure } = await runStep(last, unhurried);
     const ended = run.failure ?? failure;
+    if (ended === undefined) work.confirmed();
     return {
       ...summary(work),
       steps: [...run.steps, report],
@@ -117,6 +118,7 @@ async function harvest(work: Work): Promise<StepOutcome> {
   const verdict = identity.ekVerdict === null ? '' : `, EK ${identity.ekVerdict}`;
   if (job.dryRun) return { status: 'planned', detail: `would record ${identity.registrationId}${verdict}` };
   const { repeated, line, repaired } = await work.part('harvested')(identity);
+  work.confirmed();
   const mended = repaired ? '; a line that was cut short has been mended' : '';
   return repeated
     ? { status: 'unchanged', detail: `recorded earlier, line ${line}${verdict}` }

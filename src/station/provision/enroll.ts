@@ -52,7 +52,10 @@ async function bring(
   const { enrollment, unchanged } = mergeEnrollment(stored, wanted);
   if (unchanged) return { status: 'unchanged', detail: 'enrolled already' };
   if (dryRun) return { status: 'planned', detail: 'would update the enrollment' };
-  found.stored = await budget.within(service.replace(enrollment, stored.etag));
+  const { registrationState } = stored;
+  const written = await budget.within(service.replace(enrollment, stored.etag));
+  // Writing an enrollment takes no registration away, whatever the answer shows.
+  found.stored = { ...(registrationState === undefined ? {} : { registrationState }), ...written };
   return { status: 'done', detail: 'enrollment updated' };
 }
 

@@ -128,7 +128,10 @@ function withCounts(error: unknown, counts: Readonly<Record<string, number>>): u
   });
 }
 
-/** Which TPM was seen with which serial number: whoever forgets to change the device is told so. */
+/**
+ * Which TPM was seen with which serial number: whoever forgets to change the device is told so. A pair is remembered only
+ * once the manifest has taken it: of a barcode that was the wrong one nothing stays.
+ */
 export class Acquaintances {
   readonly #serialOf = new Map<string, string>();
   readonly #idOf = new Map<string, string>();
@@ -144,6 +147,10 @@ export class Acquaintances {
     if (id !== undefined && id !== registrationId) {
       throw conflict('this serial number was that of another TPM before', serialNumber, registrationId);
     }
+  }
+
+  remember(serialNumber: string | null, registrationId: string): void {
+    if (serialNumber === null) return;
     this.#serialOf.set(registrationId, serialNumber);
     this.#idOf.set(serialNumber, registrationId);
   }

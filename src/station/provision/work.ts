@@ -55,6 +55,8 @@ export interface LineParts {
   readonly judge?: (key: PrimaryKey, certificate: Buffer | null) => string;
   /** Whether this serial number may belong to this TPM, as far as the station has seen others. @throws IotdmError */
   readonly recognize?: (serialNumber: string | null, registrationId: string) => void;
+  /** They belong together: the manifest has taken them, or, where none is kept, the device has passed. */
+  readonly remember?: (serialNumber: string | null, registrationId: string) => void;
   /** Into the manifest, on disk when it returns. */
   readonly harvested?: (identity: HarvestedIdentity) => Promise<AppendedRecord>;
   readonly service?: () => Promise<ProvisioningService>;
@@ -135,6 +137,9 @@ export class Work {
     isProved: false,
   };
   #held: HeldTpm | undefined;
+  /** The registration id that follows from the EK, whichever the enrollment has. */
+  #derivedId: string | undefined;
+  #view: SlotView | undefined;
   #slot: { readonly view: SlotView; readonly facts: ClaimFacts; readonly claim: Claim } | undefined;
 
   constructor(job: DeviceJob, parts: LineParts) {
@@ -163,20 +168,26 @@ export class Work {
   identified(endorsementKey: string, derivedId: string): void {
     this.found.endorsementKey = endorsementKey;
     this.found.registrationId = this.job.registrationId ?? derivedId;
+    this.#derivedId = derivedId;
     this.parts.recognize?.(this.job.labels.serialNumber, derivedId);
   }
 
-  /** What stands in the device's slot, and whose that is. @throws IotdmError as `claim` does */
+  /** The device is the one of its serial number. */
+  confirmed(): void {
+    if (this.#derivedId === undefined || this.job.dryRun) return;
+    this.parts.remember?.(this.job.labels.serialNumber, this.#derivedId);
+  }
+
+  /**
+   * What stands in the device's slot, looked at once, and whose that is: by what is known of the enrollment now, which may
+   * be otherwise than when it was asked first.
+   * @throws IotdmError as `claim` does
+   */
   async claimSlot(): Promise<{ readonly view: SlotView; readonly facts: ClaimFacts; readonly claim: Claim }> {
-    if (this.#slot === undefined) {
-      const { job, parts, found } = this;
+    const { job, parts, found } = this;
+    if (this.#slot === undefined || this.#slot.facts.stored !== found.stored) {
       const { registrationId } = await this.identity();
-      const { tpm, recovery } = await this.held();
-      let view = await showSlot(tpm, job.slot, recovery);
-      if (view.interrupted !== null && !job.dryRun) {
-        await takeUpRegistration({ slots: { tpm, recovery }, slot: job.slot, records: parts.records });
-        view = await showSlot(tpm, job.slot, recovery);
-      }
+      const view = (this.#view ??= await this.#lookAtSlot());
       const facts: ClaimFacts = {
         view,
         registrationId,
@@ -189,6 +200,15 @@ export class Work {
       this.#slot = { view, facts, claim: claim(facts) };
     }
     return this.#slot;
+  }
+
+  async #lookAtSlot(): Promise<SlotView> {
+    const { job, parts } = this;
+    const { tpm, recovery } = await this.held();
+    const view = await showSlot(tpm, job.slot, recovery);
+    if (view.interrupted === null || job.dryRun) return view;
+    await takeUpRegistration({ slots: { tpm, recovery }, slot: job.slot, records: parts.records });
+    return showSlot(tpm, job.slot, recovery);
   }
 
   /**

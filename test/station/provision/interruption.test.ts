@@ -6,12 +6,17 @@ import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { startEmulator, type RunningEmulator } from '../../../src/emulator/emulator.ts';
 import { IotdmError } from '../../../src/errors.ts';
+import { appendRecord } from '../../../src/records/manifest.ts';
 import { Secret } from '../../../src/secret.ts';
 import { clearSlot, showSlot, writeSlot } from '../../../src/slot/slots.ts';
 import { provisionDevice, type DeviceProvisioned } from '../../../src/station/provision/device.ts';
-import type { StepName } from '../../../src/station/provision/steps.ts';
+import { Acquaintances } from '../../../src/station/provision/line.ts';
+import { stepNames, type StepName } from '../../../src/station/provision/steps.ts';
+import type { LineParts } from '../../../src/station/provision/work.ts';
 import type { Tpm } from '../../../src/tpm/tpm.ts';
 import type { TpmTransport } from '../../../src/tpm/transport.ts';
+import { harvested } from '../../fakes/harvested.ts';
+import { MemoryService } from '../../fakes/memory-service.ts';
 import { lifetimeOfFile, scratchDirectory, softwareTpm, type SoftwareTpm } from '../../lab/lab.ts';
 import { breaking, testJob, testLine } from '../../lab/line.ts';
 
@@ -185,5 +190,78 @@ describe('the service is lost', () => {
       assert.ok(again.passed, `${what}: ${again.failure?.message ?? ''}`);
       assertNothingLoaded(what);
     }
+  });
+});
+
+describe('what is known of a device', () => {
+  const only = (...steps: StepName[]): ReadonlySet<StepName> =>
+    new Set(stepNames.filter((name) => !steps.includes(name)));
+
+  it('is what the manifest has taken: a barcode that was the wrong one leaves nothing behind', async () => {
+    const dir = await reset();
+    const other = harvested(7, { serialNumber: 'SN-1' });
+    await appendRecord(join(dir, 'manifest'), other);
+    const known = new Acquaintances();
+    const line = testLine({ dir, service: running.info, transport: () => chip.transport() });
+    const parts: LineParts = {
+      ...line,
+      recognize: (serial, id) => {
+        known.recognize(serial, id);
+      },
+      remember: (serial, id) => {
+        known.remember(serial, id);
+      },
+    };
+    const scan = async (serialNumber: string): Promise<DeviceProvisioned> => {
+      const labels = { ...testJob().labels, serialNumber };
+      return provisionDevice(testJob({ labels, skip: only('harvest') }), parts);
+    };
+    try {
+      const wrong = await scan('SN-1');
+      assert.equal(wrong.failure?.code, 'verify.identity-conflict');
+      // Neither this device nor the one that the serial number belongs to is told of it.
+      assert.equal((await scan('SN-2')).passed, true);
+      known.recognize('SN-1', other.registrationId);
+      const forgotten = await scan('SN-3');
+      assert.match(forgotten.failure?.message ?? '', /still the TPM of "SN-2"/);
+    } finally {
+      line.close();
+    }
+  });
+
+  it('is what the service says at the last: the slot’s identity is not replaced for what it said before', async () => {
+    const dir = await reset({ occupied: true });
+    const endorsementKey = await chip.use(async (tpm) => (await tpm.readEndorsementKey()).publicArea);
+    const service = new MemoryService();
+    const assignedTo = (assignedHub: string, deviceId: string) =>
+      ({
+        registrationId: 'reg-1',
+        attestation: { type: 'tpm', tpm: { endorsementKey: endorsementKey.toString('base64') } },
+        registrationState: { status: 'assigned', assignedHub, deviceId },
+      }) as const;
+    await service.create(assignedTo('plant.azure-devices.net', 'old'));
+    let isMoved = false;
+    service.intercept = async ({ operation }) => {
+      if (operation !== 'replace' || isMoved) return;
+      isMoved = true;
+      await service.replace(assignedTo('elsewhere.azure-devices.net', 'other'), '*');
+    };
+    const line = testLine({ dir, service: running.info, transport: () => chip.transport() });
+    const labels = { ...testJob().labels, deviceId: 'old' };
+    const job = testJob({ labels, registrationId: 'reg-1', skip: only('enroll', 'register') });
+    try {
+      const outcome = await provisionDevice(job, { ...line, service: () => Promise.resolve(service) });
+      assert.equal(outcome.failure?.code, 'tpm.slot-not-empty', outcome.failure?.message);
+      assert.deepEqual(
+        outcome.steps.find(({ step }) => step === 'enroll')?.status,
+        'failed',
+        'before anything is changed',
+      );
+    } finally {
+      line.close();
+    }
+    await chip.use(async (tpm) => {
+      assert.equal((await showSlot(tpm, 0)).uri, oldUri);
+    });
   });
 });

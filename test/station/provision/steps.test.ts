@@ -92,6 +92,37 @@ describe('a budget', () => {
     assert.equal(budget.leftMs, 0);
   });
 
+  it('has one end, whichever of its timer and its clock comes first', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    let now = 0;
+    const early = new Budget(1, () => now);
+    now = 999.4;
+    t.mock.timers.tick(1000);
+    assert.equal(early.end?.aborted, true);
+    assert.equal(early.leftMs, 0, 'the timer has rung, a moment before the clock');
+    const cut = new IotdmError('interrupted.signal', 'cut');
+    assert.equal(early.explain(cut, []).code, 'network.budget');
+    assert.throws(() => {
+      early.check(['prove']);
+    }, /used up; left to do: prove$/);
+
+    now = 0;
+    const late = new Budget(1, () => now);
+    now = 1000;
+    assert.equal(late.leftMs, 0);
+    assert.equal(late.end?.aborted, true, 'the clock says so, a moment before the timer');
+
+    now = 0;
+    const almost = new Budget(1, () => now);
+    now = 999.2;
+    const deadline = new IotdmError('network.timeout', 'not within 0.8 s');
+    assert.equal(almost.explain(deadline, []).code, 'network.budget', 'a deadline of what was left');
+    const waiting = almost.within(new Promise<never>(() => undefined));
+    t.mock.timers.tick(1000);
+    await assert.rejects(waiting, { code: 'network.budget' });
+    await assert.rejects(almost.within(new Promise<never>(() => undefined)), { code: 'network.budget' });
+  });
+
   it('ends a wait', async () => {
     const never = new Promise<never>(() => undefined);
     await assert.rejects(new Budget(0.01).within(never), { code: 'network.budget' });
