@@ -78,6 +78,7 @@ export const errorCodes = [
   'verify.identity-key',
   'verify.ek-certificate',
   'verify.ek',
+  'verify.rows',
   'verify.manifest',
   'verify.identity-conflict',
   'verify.bundle',

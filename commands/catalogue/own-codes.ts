@@ -538,6 +538,12 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
       verdictFixes[String(details['verdict'])] ??
       'do not ship this device: its TPM has not proved to be genuine',
   },
+  'verify.rows': {
+    meaning: 'EK certificates in the input are not verified; nothing was sent',
+    cause:
+      'the certificates of a vendor that is not trusted here, or certificates that are damaged, forged, expired or missing',
+    fix: 'nothing was sent: give all certificates of the TPM vendor, root and intermediates, with --roots, and ask who delivered the rows that are named; --verify warn lets them pass',
+  },
   'verify.ek-certificate': {
     meaning: 'the EK certificate does not verify, or does not belong to this chip',
     cause: 'a damaged certificate, or one of another chip',

@@ -19,6 +19,13 @@ import {
   withCheckedInput,
   type InputFileOptions,
 } from '../shared/enrollment-options.ts';
+import {
+  describeVerification,
+  noteVerification,
+  rowVerificationOptions,
+  withVerification,
+  type Verified,
+} from '../shared/row-verification.ts';
 import { writeOutputDirectory, writeOutputFile, type OutputPart } from '../shared/output-file.ts';
 import { count, type Verb } from '../shared/verb.ts';
 
@@ -39,77 +46,84 @@ export interface EnrollmentExportResult {
   readonly dryRun?: true;
 }
 
-export const enrollmentExport: Verb<[string[]], EnrollmentExportOptions, EnrollmentExportResult | undefined> =
-  {
-    name: 'export',
-    arguments: [['<manifest...>', 'manifests of harvest, or any file that import takes; - reads stdin']],
-    summary: 'write enrollments for somebody else to register later',
-    description:
-      'Writes the devices of one or more manifests as enrollments that can be registered later, without this machine ' +
-      'ever reaching the service: as an array of enrollments (dps-json), as bodies of bulk requests of ten (dps-bulk; a ' +
-      'directory with one file a request), as CSV for iotdm enrollment import, as a script of Azure CLI calls (az), or as a ' +
-      'bundle for iotdm enrollment import: a directory with checksums, signed with --sign-key, that is taken as it was made or not at all. ' +
-      'Needs no credentials and no network.',
-    examples: [
-      'iotdm enrollment export shift.ndjson --format dps-json --out enrollments.json',
-      'iotdm enrollment export shift-*.ndjson --format dps-bulk --out bulk/',
-      'iotdm enrollment export shift.ndjson --format az --out enroll.sh',
-      'iotdm enrollment export shift.ndjson --format bundle --out shift-17 --sign-key station.key',
-    ],
-    seeAlso: ['iotdm harvest', 'iotdm enrollment import'],
-    settings: ['dry-run'],
-    options: [
-      new Option('--format <format>', 'what to write')
-        .choices([...exportFormats, 'bundle'])
-        .makeOptionMandatory(),
-      new Option('--out <path>', 'file to write, or directory for dps-bulk and bundle (default: stdout)'),
-      new Option('--sign-key <pem>', "the station's private key, Ed25519, to sign a bundle with"),
-      new Option('--overwrite', 'replace files that are there'),
-      new Option('--input-format <format>', 'of the input, where its name does not tell').choices(
-        inputFormats,
-      ),
-      ignoreUnknownColumnsOption(),
-      ...csvOptions(),
-      textColumnsOption(),
-      faultsOption(),
-      verifyKeyOption(),
-    ],
-    async run(context, [files], options) {
-      const { format, out, overwrite = false, signKey } = options;
-      if (format === 'bundle' && out === undefined) {
-        throw new IotdmError('usage.invalid', 'a bundle is a directory: name it with --out');
+export const enrollmentExport: Verb<
+  [string[]],
+  EnrollmentExportOptions,
+  Verified<EnrollmentExportResult> | undefined
+> = {
+  name: 'export',
+  arguments: [['<manifest...>', 'manifests of harvest, or any file that import takes; - reads stdin']],
+  summary: 'write enrollments for somebody else to register later',
+  description:
+    'Writes the devices of one or more manifests as enrollments that can be registered later, without this machine ' +
+    'ever reaching the service: as an array of enrollments (dps-json), as bodies of bulk requests of ten (dps-bulk; a ' +
+    'directory with one file a request), as CSV for iotdm enrollment import, as a script of Azure CLI calls (az), or as a ' +
+    'bundle for iotdm enrollment import: a directory with checksums, signed with --sign-key, that is taken as it was made or not at all. ' +
+    'With --roots the EK certificate of every row is verified first, as enrollment import does. Needs no credentials and ' +
+    'no network.',
+  examples: [
+    'iotdm enrollment export shift.ndjson --format dps-json --out enrollments.json',
+    'iotdm enrollment export shift-*.ndjson --format dps-bulk --out bulk/',
+    'iotdm enrollment export shift.ndjson --format az --out enroll.sh',
+    'iotdm enrollment export shift.ndjson --format bundle --out shift-17 --sign-key station.key',
+  ],
+  seeAlso: ['iotdm harvest', 'iotdm enrollment import'],
+  settings: ['dry-run'],
+  options: [
+    new Option('--format <format>', 'what to write')
+      .choices([...exportFormats, 'bundle'])
+      .makeOptionMandatory(),
+    new Option('--out <path>', 'file to write, or directory for dps-bulk and bundle (default: stdout)'),
+    new Option('--sign-key <pem>', "the station's private key, Ed25519, to sign a bundle with"),
+    new Option('--overwrite', 'replace files that are there'),
+    new Option('--input-format <format>', 'of the input, where its name does not tell').choices(inputFormats),
+    ignoreUnknownColumnsOption(),
+    ...csvOptions(),
+    textColumnsOption(),
+    faultsOption(),
+    verifyKeyOption(),
+    ...rowVerificationOptions(),
+  ],
+  async run(context, [files], options) {
+    const { format, out, overwrite = false, signKey } = options;
+    if (format === 'bundle' && out === undefined) {
+      throw new IotdmError('usage.invalid', 'a bundle is a directory: name it with --out');
+    }
+    if (format !== 'bundle' && signKey !== undefined) {
+      throw new IotdmError('usage.invalid', '--sign-key signs a bundle: pass --format bundle');
+    }
+    return withCheckedInput(context, files, options.inputFormat, options, async (sources, check) => {
+      const { rows: total, seal } = check;
+      const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, seal);
+      if (out === undefined) {
+        if (format === 'bundle') return undefined;
+        for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
+        noteVerification(context, check);
+        return undefined;
       }
-      if (format !== 'bundle' && signKey !== undefined) {
-        throw new IotdmError('usage.invalid', '--sign-key signs a bundle: pass --format bundle');
+      if (context.settings.dryRun) {
+        return withVerification({ total, format, out, files: 0, dryRun: true } as const, check);
       }
-      return withCheckedInput(
-        context,
-        files,
-        options.inputFormat,
-        options,
-        async (sources, { rows: total, seal }) => {
-          const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, seal);
-          if (out === undefined) {
-            if (format === 'bundle') return undefined;
-            for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
-            return undefined;
-          }
-          if (context.settings.dryRun) return { total, format, out, files: 0, dryRun: true };
-          if (format !== 'dps-bulk' && format !== 'bundle') {
-            await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
-            return { total, format, out, files: 1 };
-          }
-          return { total, format, out, files: await writeDirectory(context, sources, out, options) };
-        },
-      );
-    },
-    describe: (result) =>
-      result === undefined
-        ? ''
-        : result.dryRun === true
-          ? `Would write ${count(result.total, 'enrollment')} to ${result.out}.\n`
-          : `Wrote ${count(result.total, 'enrollment')} to ${result.out}${result.files > 1 ? ` (${result.files} files)` : ''}.\n`,
-  };
+      if (format !== 'dps-bulk' && format !== 'bundle') {
+        await writeOutputFile(out, exportEnrollments(format, rows), { overwrite });
+        return withVerification({ total, format, out, files: 1 }, check);
+      }
+      const files = await writeDirectory(context, sources, out, options);
+      return withVerification({ total, format, out, files }, check);
+    });
+  },
+  describe(result) {
+    if (result === undefined) return '';
+    const { total, out, files, dryRun, verification } = result;
+    const what =
+      dryRun === true
+        ? `Would write ${count(total, 'enrollment')} to ${out}.\n`
+        : `Wrote ${count(total, 'enrollment')} to ${out}${files > 1 ? ` (${files} files)` : ''}.\n`;
+    return verification === undefined
+      ? what
+      : `${what}EK certificates: ${describeVerification(verification)}.\n`;
+  },
+};
 
 /** @returns the number of files */
 async function writeDirectory(

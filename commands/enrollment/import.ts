@@ -11,6 +11,7 @@ import type {
 } from '../../src/station/enrollment-input.ts';
 import type { ImportProgress, ImportSummary } from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
+import { CommandError } from '../shared/failure.ts';
 import { withCheckedInput } from '../shared/enrollment-options.ts';
 import {
   importLimits,
@@ -27,6 +28,12 @@ import {
   writeReport,
 } from '../shared/import-outcome.ts';
 import { ProgressReport } from '../shared/import-progress.ts';
+import {
+  describeVerification,
+  noteVerification,
+  withVerification,
+  type Verified,
+} from '../shared/row-verification.ts';
 import { count, table, type Verb } from '../shared/verb.ts';
 
 export interface ImportDryRun {
@@ -38,7 +45,11 @@ const LISTED_FAILURES = 100;
 /** Who interrupts waits so long for the answers that are on their way, so that the fate of no row stays unknown. */
 const GRACE_MS = 2000;
 
-export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | ImportDryRun | undefined> = {
+export const enrollmentImport: Verb<
+  [string[]],
+  ImportOptions,
+  Verified<ImportSummary | ImportDryRun> | undefined
+> = {
   name: 'import',
   arguments: [
     [
@@ -59,6 +70,9 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'A journal keeps what has become of each row. Run again with the same input, the import goes on where it stopped, ' +
     'whatever ended it, and tries failed rows once more. With credentials, --dry-run compares every row with the ' +
     'service and says what would be done.\n\n' +
+    'With --roots the EK certificate of every row is verified before anything is sent: key, names, usage, dates, and ' +
+    'its chain to a vendor that you trust. A row that has none, or one that is not verified, is a fault. That the device ' +
+    'is the one of the certificate shows when it registers.\n\n' +
     'Columns: registrationId, endorsementKey (or ekCertificate, or publicKey, as TPM vendors deliver them), deviceId, iotHubHostName, iotHubs (several, with ' +
     'blanks between them), provisioningStatus, allocationPolicy, webhookUrl and webhookApiVersion (with custom), iotEdge, ' +
     'reprovision (migrate, reset, never), tags.*, desired.*, namespaceName, certificateAuthorityName, ' +
@@ -70,27 +84,46 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
     'iotdm enrollment import devices.csv',
     'iotdm enrollment import shift-1.ndjson shift-2.ndjson --json',
     'iotdm enrollment import devices.csv --dry-run',
+    'iotdm enrollment import delivery.csv --roots /etc/iotdm/tpm-vendors --dry-run',
     'iotdm enrollment import devices.csv --rate 200 --report outcome.csv',
     'iotdm enrollment import scrapped.csv --mode delete --dry-run',
     'produce-rows | iotdm enrollment import - --format ndjson --journal rows.journal',
   ],
-  seeAlso: ['iotdm harvest', 'iotdm enrollment export', 'iotdm enrollment list'],
+  seeAlso: ['iotdm harvest', 'iotdm ek verify', 'iotdm enrollment export', 'iotdm enrollment list'],
   settings: ['service', 'timeout', 'confirm', 'dry-run'],
   options: importOptions,
   async run(context, [files], typed) {
     const limits = importLimits(typed);
     const options = inputOptions(typed);
+    if (
+      typed.mode === 'delete' &&
+      (typed.verify ?? (typed.roots === undefined ? 'off' : 'require')) !== 'off'
+    ) {
+      throw new CommandError(
+        'usage.invalid',
+        '--verify and --roots prove what is to be enrolled, and --mode delete enrolls nothing',
+        'leave them away',
+      );
+    }
     return withCheckedInput(context, files, options.format, options, async (sources, check) => {
-      if (!context.settings.dryRun) return runImport(context, files, sources, check, options, limits);
-      if (!context.hasServiceCredentials) return { total: check.rows, dryRun: true };
+      if (!context.settings.dryRun) {
+        return withVerification(await runImport(context, files, sources, check, options, limits), check);
+      }
+      if (!context.hasServiceCredentials)
+        return withVerification({ total: check.rows, dryRun: true } as const, check);
+      noteVerification(context, check);
       await compareOnly(context, sources, check, options, limits);
       return undefined;
     });
   },
   describe(result, { console: { style } }, { report }) {
     if (result === undefined) return '';
-    if ('dryRun' in result)
-      return `${count(result.total, 'row')} checked, no fault found; nothing was sent.\n`;
+    const { verification } = result;
+    const verified = verification === undefined ? undefined : describeVerification(verification);
+    if ('dryRun' in result) {
+      const certificates = verified === undefined ? '' : `EK certificates: ${verified}.\n`;
+      return `${count(result.total, 'row')} checked, no fault found; nothing was sent.\n${certificates}`;
+    }
     const { total, created, updated, unchanged, deleted, skipped, requests, throttled, elapsedMs, journal } =
       result;
     const duration = elapsedMs < 1000 ? `${elapsedMs} ms` : `${(elapsedMs / 1000).toFixed(1)} s`;
@@ -103,6 +136,7 @@ export const enrollmentImport: Verb<[string[]], ImportOptions, ImportSummary | I
         ['Deleted', String(deleted)],
         ['Skipped', String(skipped)],
         ['Requests', `${requests} in ${duration}${throttled > 0 ? `, ${throttled} throttled` : ''}`],
+        ...(verified === undefined ? [] : [['EK certificates', verified] as const]),
         ...(journal === null ? [] : [['Journal', journal] as const]),
         ...(report === undefined ? [] : [['Report', report] as const]),
       ])

@@ -8,6 +8,7 @@ import {
   checkEnrollmentInput,
   describeFault,
   fileInput,
+  type CheckOptions,
   type ColumnNotice,
   type InputCheck,
   type InputFormat,
@@ -21,9 +22,10 @@ import { BundleOpener } from './bundle-input.ts';
 import { encodingOf, type CsvFileOptions } from './csv-options.ts';
 import { CommandError } from './failure.ts';
 import { defaultFaultReport, FaultReport } from './fault-report.ts';
+import { rowWitness, warnOfUnverified, type RowVerificationOptions } from './row-verification.ts';
 import { count } from './verb.ts';
 
-export interface InputFileOptions extends CsvFileOptions {
+export interface InputFileOptions extends CsvFileOptions, RowVerificationOptions {
   readonly ignoreUnknownColumns?: boolean;
   readonly textColumns?: readonly string[];
   readonly deletion?: 'compared' | 'ids-only';
@@ -55,7 +57,8 @@ export function verifyKeyOption(): Option {
 /**
  * Runs a task on files of enrollments after every row in them was checked. Standard input is kept in a file (0600)
  * meanwhile, as it is read twice: once to check, once to work.
- * @throws IotdmError `verify.*` for a bundle, `input.rows` with all faults in its details; the task has not begun then
+ * @throws IotdmError `verify.*` for a bundle, `input.rows` with all faults in its details, or `verify.rows` where all of
+ * them are certificates that are not verified; the task has not begun then
  */
 export async function withCheckedInput<T>(
   context: Context,
@@ -65,6 +68,7 @@ export async function withCheckedInput<T>(
   task: (sources: readonly InputSource[], check: InputCheck) => Promise<T>,
 ): Promise<T> {
   const encoding = encodingOf(options);
+  const certificates = await rowWitness(context, options);
   const sources: InputSource[] = [];
   let spool: string | undefined;
   try {
@@ -81,7 +85,10 @@ export async function withCheckedInput<T>(
         sources.push(fileInput(file, format, encoding));
       }
     }
-    const { check, report } = await checkAndReport(context, sources, files, options);
+    const { check, report } = await checkAndReport(context, sources, files, {
+      ...options,
+      ...(certificates === undefined ? {} : { certificates }),
+    });
     if (check.faultCount > 0) throw refuseRows(context, check, report, deletionHint(options, check));
     tellWhatWasChanged(context, check);
     return await task(sources, check);
@@ -111,7 +118,7 @@ async function checkAndReport(
   context: Context,
   sources: readonly InputSource[],
   files: readonly string[],
-  options: InputFileOptions,
+  options: InputFileOptions & CheckOptions,
 ): Promise<{ check: InputCheck; report: string | undefined }> {
   const { faults: wanted } = options;
   const report = new FaultReport(
@@ -133,6 +140,7 @@ async function checkAndReport(
   try {
     const check = await checkEnrollmentInput(sources, options, (fault) => attempt(() => report.add(fault)));
     for (const notice of check.notices) context.console.warn(describeNotice(notice));
+    warnOfUnverified(context, check);
     const isNeeded = wanted !== undefined || check.faultCount > SHOWN_FAULTS;
     if (isNeeded) await attempt(() => report.finish());
     return { check, report: isNeeded && state.isWritable ? report.path : undefined };
@@ -168,7 +176,12 @@ function shownCell({ cell, file, line }: SeenCell): string {
  */
 export function refuseRows(
   context: Context,
-  { faults, faultCount, rows }: Pick<InputCheck, 'faults' | 'faultCount' | 'rows'>,
+  {
+    faults,
+    faultCount,
+    rows,
+    verification,
+  }: Pick<InputCheck, 'faults' | 'faultCount' | 'rows' | 'verification'>,
   report?: string,
   hint?: string,
 ): IotdmError {
@@ -184,6 +197,9 @@ export function refuseRows(
       ? `one fault in ${rows} rows: ${describeFault(first)}`
       : `${faultCount} faults in ${rows} rows${place}`;
   const details = { rows, faultCount, faults, ...(report === undefined ? {} : { report }) };
+  // The rows may be as they were delivered: what they hold is not to be trusted.
+  const isUnverified = verification?.policy === 'require' && verification.notVerified === faultCount;
+  if (isUnverified) return new IotdmError('verify.rows', message, { details });
   return hint === undefined
     ? new IotdmError('input.rows', message, { details })
     : new CommandError('input.rows', message, hint, details);

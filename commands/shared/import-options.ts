@@ -10,6 +10,7 @@ import {
   verifyKeyOption,
   type InputFileOptions,
 } from './enrollment-options.ts';
+import { rowVerificationOptions } from './row-verification.ts';
 import type { InputFormat, InputOptions } from '../../src/station/enrollment-input.ts';
 
 export interface ImportOptions extends InputFileOptions {
@@ -72,6 +73,7 @@ export const importOptions: readonly Option[] = [
   textColumnsOption(),
   faultsOption(),
   verifyKeyOption(),
+  ...rowVerificationOptions(),
 ];
 
 export interface ImportLimits {

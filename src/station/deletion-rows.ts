@@ -6,11 +6,11 @@
 import { decodeBase64 } from '../encoding.ts';
 import type { JsonRow } from '../records/json-rows.ts';
 import { columnOfName, keyFields, quoted, type Column, type InputField } from './enrollment-columns.ts';
-import type { InputOptions, ReadRow } from './enrollment-rows.ts';
+import type { CheckOptions, InputOptions, ReadRow } from './enrollment-rows.ts';
 import { isMembers, RowDraft, type Spot } from './row-draft.ts';
 
 /** What a row is made of, by what is to be done with it. */
-export function draftOf(file: string, line: number, options: InputOptions): RowDraft {
+export function draftOf(file: string, line: number, options: CheckOptions): RowDraft {
   const { deletion } = options;
   return deletion === undefined
     ? new RowDraft(file, line, options)

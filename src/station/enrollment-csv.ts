@@ -5,7 +5,7 @@ import type { ColumnWatch, TwinColumnWatch } from './column-watch.ts';
 import { CsvShape } from './csv-shape.ts';
 import { draftOf, isIdColumn, notAnId } from './deletion-rows.ts';
 import { columnOfName, keyFields, nameOfColumn, unknownColumn, type Column } from './enrollment-columns.ts';
-import type { FaultyRow, InputOptions, ReadRow } from './enrollment-rows.ts';
+import type { CheckOptions, FaultyRow, ReadRow } from './enrollment-rows.ts';
 import { twinPathProblem, twinValueOfCell } from './initial-twin.ts';
 import { RowDraft } from './row-draft.ts';
 import { errorValueIn, identityDamage, type Damage, type LongNumbers } from './spreadsheet-damage.ts';
@@ -24,7 +24,7 @@ const MAX_FIELD_NAME = 40;
 export async function* readCsvEnrollments(
   source: AsyncIterable<Buffer>,
   { name, encoding }: { readonly name: string; readonly encoding?: string },
-  options: InputOptions,
+  options: CheckOptions,
   watch?: ColumnWatch,
 ): AsyncGenerator<readonly ReadRow[], void> {
   const reader = new CsvReader(name, options, watch);
@@ -62,14 +62,14 @@ interface Header {
 
 class CsvReader {
   readonly #name: string;
-  readonly #options: InputOptions;
+  readonly #options: CheckOptions;
   readonly #watch: ColumnWatch | undefined;
   #header: Header | undefined;
   #headerLine = 0;
   #rows = 0;
   isAtEnd = false;
 
-  constructor(name: string, options: InputOptions, watch: ColumnWatch | undefined) {
+  constructor(name: string, options: CheckOptions, watch: ColumnWatch | undefined) {
     this.#name = name;
     this.#options = options;
     this.#watch = watch;
@@ -126,7 +126,7 @@ function isKeyColumn(column: Column | undefined): boolean {
 function readHeader(
   row: CsvRow,
   file: string,
-  options: InputOptions,
+  options: CheckOptions,
   watch: ColumnWatch | undefined,
 ): FaultyRow | Header {
   const draft = draftOf(file, row.line, options);
@@ -178,7 +178,7 @@ const identityFields: ReadonlySet<string> = new Set(['registrationId', 'deviceId
 function headerColumn(
   meaning: Column | undefined,
   file: string,
-  { asText = false, textColumns = [], deletion, onIgnored }: InputOptions,
+  { asText = false, textColumns = [], deletion, onIgnored }: CheckOptions,
   watch: ColumnWatch | undefined,
 ): HeaderColumn {
   if (meaning === undefined) return { meaning, ...(onIgnored === undefined ? {} : { onIgnored }) };
@@ -201,13 +201,13 @@ function headerColumn(
 
 const idColumn: Column = { kind: 'field', field: 'registrationId' };
 
-function isListOfIds({ cells, problem }: CsvRow, { deletion }: InputOptions): boolean {
+function isListOfIds({ cells, problem }: CsvRow, { deletion }: CheckOptions): boolean {
   if (deletion !== 'ids-only' || problem !== undefined || cells.length !== 1) return false;
   return columnOfName(cells[0] ?? '') === undefined;
 }
 
 /** The header that a list of registration ids does without. */
-function listOfIds(file: string, options: InputOptions, watch: ColumnWatch | undefined): Header {
+function listOfIds(file: string, options: CheckOptions, watch: ColumnWatch | undefined): Header {
   return {
     names: [nameOfColumn(idColumn)],
     columns: [headerColumn(idColumn, file, options, watch)],
@@ -219,7 +219,7 @@ function listOfIds(file: string, options: InputOptions, watch: ColumnWatch | und
 function readIdHeader(
   row: CsvRow,
   file: string,
-  options: InputOptions,
+  options: CheckOptions,
   watch: ColumnWatch | undefined,
 ): FaultyRow | Header {
   const draft = draftOf(file, row.line, options);
@@ -246,7 +246,7 @@ function csvRow(
   row: CsvRow,
   { names, columns, shape }: Header,
   file: string,
-  options: InputOptions,
+  options: CheckOptions,
 ): ReadRow {
   const { cells, line } = row;
   const problem = shape.problemOf(row);

@@ -8,11 +8,13 @@ import { readJsonElements, readNdjson } from '../records/json-rows.ts';
 import { detectRowFormat, type RowFormat } from '../records/row-format.ts';
 import { inputError } from '../records/text-source.ts';
 import { ColumnWatch, type ColumnNotice } from './column-watch.ts';
+import type { RowVerification } from './certificate-witness.ts';
 import { DuplicateSearch } from './duplicate-search.ts';
 import { readCsvEnrollments } from './enrollment-csv.ts';
 import { jsonRow } from './enrollment-json.ts';
 import { InputSealer, unchanged, type InputSeal } from './input-seal.ts';
 import type {
+  CheckOptions,
   DeletionRow,
   EnrollmentRow,
   FaultyRow,
@@ -25,7 +27,14 @@ import type {
 
 export { describeFault } from './enrollment-rows.ts';
 export type { ColumnNotice, SeenCell } from './column-watch.ts';
-export type { DeletionRow, EnrollmentRow, FaultyRow, InputOptions, RowFault } from './enrollment-rows.ts';
+export type {
+  CheckOptions,
+  DeletionRow,
+  EnrollmentRow,
+  FaultyRow,
+  InputOptions,
+  RowFault,
+} from './enrollment-rows.ts';
 
 export type InputFormat = RowFormat;
 
@@ -57,6 +66,8 @@ export interface InputCheck {
   readonly faultCount: number;
   /** What is no fault, and may still not be meant. */
   readonly notices: readonly ColumnNotice[];
+  /** What was found of the EK certificates, where they were looked at. */
+  readonly verification?: RowVerification;
   /** What the sources were when they were checked. */
   readonly seal: InputSeal;
   /** Registration ids that are lower-cased where they are written: how many, and where the first of them stands. */
@@ -182,7 +193,7 @@ function faultOf({ faults: [fault], line }: FaultyRow): IotdmError {
  */
 export async function checkEnrollmentInput(
   sources: readonly InputSource[],
-  options: InputOptions = {},
+  options: CheckOptions = {},
   onFault: (fault: RowFault) => Promise<void> | void = () => undefined,
 ): Promise<InputCheck> {
   const duplicates = new DuplicateSearch(sources.map((source) => source.name));
@@ -216,7 +227,16 @@ export async function checkEnrollmentInput(
     }
   }
   await report(watch.faults());
-  const check = { rows, faults, faultCount, notices: watch.notices(), seal: sealer.seal(), ignored };
+  const verification = options.certificates?.verification();
+  const check = {
+    rows,
+    faults,
+    faultCount,
+    notices: watch.notices(),
+    seal: sealer.seal(),
+    ignored,
+    ...(verification === undefined ? {} : { verification }),
+  };
   return lowerCased === undefined ? check : { ...check, lowerCased };
 }
 
@@ -239,7 +259,7 @@ function repetitions(
 async function* readBatches(
   source: InputSource,
   bytes: AsyncIterable<Buffer>,
-  options: InputOptions,
+  options: CheckOptions,
   watch?: ColumnWatch,
 ): AsyncGenerator<readonly ReadRow[], void> {
   let isEmpty = true;
@@ -253,7 +273,7 @@ async function* readBatches(
 async function* batchesOf(
   source: InputSource,
   bytes: AsyncIterable<Buffer>,
-  options: InputOptions,
+  options: CheckOptions,
   watch: ColumnWatch | undefined,
 ): AsyncGenerator<readonly ReadRow[], void> {
   const { name, encoding } = source;

@@ -9,12 +9,12 @@ import {
   type EnrollmentField,
   type InputField,
 } from './enrollment-columns.ts';
-import type { InputOptions, ReadRow } from './enrollment-rows.ts';
+import type { CheckOptions, ReadRow } from './enrollment-rows.ts';
 import { twinPathProblem, unwrapTwinCollection, type TwinPart } from './initial-twin.ts';
 import { isMembers, type Members, type RowDraft } from './row-draft.ts';
 
 /** A row of NDJSON or of a JSON array: an enrollment, a record of `harvest`, or columns as members. */
-export function jsonRow(row: JsonRow | BrokenJsonRow, file: string, options: InputOptions): ReadRow {
+export function jsonRow(row: JsonRow | BrokenJsonRow, file: string, options: CheckOptions): ReadRow {
   const draft = draftOf(file, row.line, options);
   if (row.kind === 'broken') {
     draft.fault(null, row, row.message);

@@ -1,5 +1,6 @@
 /** What the reading of enrollment files gives: rows, or what is wrong with them. */
 import type { Enrollment } from '../dps/enrollment.ts';
+import type { CertificateWitness } from './certificate-witness.ts';
 import type { DamageKind } from './spreadsheet-damage.ts';
 
 export interface InputOptions {
@@ -14,6 +15,12 @@ export interface InputOptions {
   readonly onIgnored?: (name: string) => void;
   /** The values are to change an enrollment that is there: they need not make a whole one. */
   readonly partial?: boolean;
+}
+
+/** What else is looked at while rows are checked, and only then. */
+export interface CheckOptions extends InputOptions {
+  /** Holds the EK certificate of each row against trusted vendors. */
+  readonly certificates?: CertificateWitness;
 }
 
 export interface EnrollmentRow {
@@ -46,7 +53,7 @@ export interface RowFault {
   readonly field: string | null;
   /** Of the row, where that much is known. */
   readonly registrationId: string | null;
-  readonly code: 'input.invalid';
+  readonly code: 'input.invalid' | 'verify.ek';
   /** Lower case, without a full stop. */
   readonly message: string;
   /** Set where the value is what a spreadsheet has made of another one. */

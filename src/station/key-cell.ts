@@ -14,8 +14,8 @@ export function differentKeys(field: KeyField, other: KeyField): string {
 }
 
 export type KeyOfCell =
-  /** `text`: the key in base64, as DPS takes it. */
-  | { readonly key: Buffer; readonly text: string }
+  /** `text`: the key in base64, as DPS takes it. `certificate`: DER of the one that the key stands in. */
+  | { readonly key: Buffer; readonly text: string; readonly certificate?: Buffer }
   /** `isAnotherKey`: the cell was understood, and holds a key that is no endorsement key. */
   | { readonly problem: string; readonly isAnotherKey: boolean; readonly damage?: DamageKind };
 
@@ -35,8 +35,9 @@ export function keyOfCell(field: KeyField, text: string): KeyOfCell {
   }
   const wrong = wrongColumn(field, text, found);
   if (wrong !== undefined) return { problem: wrong, isAnotherKey: false };
-  const key = found.endorsementKey;
-  return { key, text: key.toString('base64') };
+  const { endorsementKey: key, certificate } = found;
+  const text64 = key.toString('base64');
+  return certificate === undefined ? { key, text: text64 } : { key, text: text64, certificate };
 }
 
 const expectedIn: Readonly<Record<KeyField, string>> = {

@@ -30,7 +30,8 @@ import {
   type InputField,
   type KeyField,
 } from './enrollment-columns.ts';
-import type { EnrollmentRow, FaultyRow, InputOptions, ReadRow, RowFault } from './enrollment-rows.ts';
+import type { CertificateWitness } from './certificate-witness.ts';
+import type { EnrollmentRow, FaultyRow, CheckOptions, ReadRow, RowFault } from './enrollment-rows.ts';
 import {
   checkTwinValue,
   placeTwinValue,
@@ -52,7 +53,7 @@ export interface Spot {
   readonly column: number | null;
 }
 
-type FaultExtra = Pick<RowFault, 'damage'>;
+type FaultExtra = Pick<RowFault, 'damage'> & { readonly code?: RowFault['code'] };
 
 interface Text {
   readonly text: string;
@@ -83,7 +84,7 @@ export class RowDraft {
   #hasInitialTwin = false;
   #hasProperties = false;
   #faults: Omit<RowFault, 'registrationId'>[] | undefined;
-  readonly #options: InputOptions;
+  readonly #options: CheckOptions;
   /** From a manifest: the endorsement key was read from the TPM, and its certificate only stands beside it. */
   isHarvested = false;
   /** In the service's own form: the case of the registration id is kept, as where there is no device id it is that, too. */
@@ -95,7 +96,7 @@ export class RowDraft {
   #deviceInformation: TwinObject | undefined;
   protected etag: string | undefined;
 
-  constructor(file: string, line: number, options: InputOptions = {}) {
+  constructor(file: string, line: number, options: CheckOptions = {}) {
     this.#file = file;
     this.line = line;
     this.#options = options;
@@ -285,6 +286,7 @@ export class RowDraft {
   protected endorsementKey(): FoundKey | undefined {
     let first: FoundKey | undefined;
     let isGiven = false;
+    let certificate: Buffer | string | undefined;
     // A certificate in a manifest does not stand in for the key.
     const fields = this.isHarvested && this.texts.endorsementKey === undefined ? [] : keyFields;
     for (const field of fields) {
@@ -293,6 +295,7 @@ export class RowDraft {
       isGiven = true;
       const { text, spot } = entry;
       const result = keyOfCell(field, text);
+      if (field === 'ekCertificate') certificate = 'problem' in result ? result.problem : result.certificate;
       if ('problem' in result) {
         // What a certificate in a manifest is worth is for those to say who verify it; it must not be another's.
         const { problem, damage } = result;
@@ -304,7 +307,19 @@ export class RowDraft {
     }
     if (!isGiven)
       this.fault('endorsementKey', { line: this.line, column: null }, 'the endorsement key is missing');
+    else if (this.#options.certificates !== undefined)
+      this.#haveWitnessed(this.#options.certificates, certificate);
     return first;
+  }
+
+  /** @param certificate DER, or why there is none in the cell */
+  #haveWitnessed(witness: CertificateWitness, certificate: Buffer | string | undefined): void {
+    const entry = this.texts.ekCertificate;
+    // What cannot be read is a fault already, but for a manifest.
+    if (typeof certificate === 'string' && !this.isHarvested) return;
+    const spot = (): Spot => entry?.spot() ?? { line: this.line, column: null };
+    const problem = witness.look(certificate, () => ({ file: this.#file, ...spot() }));
+    if (problem !== undefined) this.fault('ekCertificate', spot(), problem, { code: 'verify.ek' });
   }
 
   /** DPS matches ids without regard to case; they are written in lower case, except from the service's own form. */

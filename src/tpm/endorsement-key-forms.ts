@@ -52,6 +52,8 @@ export interface RecognizedEndorsementKey {
   /** TPM2B_PUBLIC, 316 bytes. */
   readonly endorsementKey: Buffer;
   readonly form: KeyForm;
+  /** DER of the certificate that the key stands in. */
+  readonly certificate?: Buffer;
   /** How it was written, innermost first: `['DER', 'padded', 'hex']`. */
   readonly notations: readonly string[];
   /** Both of them: `EK certificate (DER, padded, hex)`. */
@@ -387,9 +389,9 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
   // A certificate made with openssl's defaults for a rehearsal says CA, but no keyUsage; those of authorities have it.
   if (certificate.ca && der.includes(KEY_USAGE)) return authority(written);
   const key = publicKeyOfCertificate(certificate);
-  return key === undefined
-    ? unrecognized('the public key in this certificate cannot be read')
-    : keyResult(key, 'EK certificate', written);
+  if (key === undefined) return unrecognized('the public key in this certificate cannot be read');
+  const found = keyResult(key, 'EK certificate', written);
+  return found.kind === 'endorsement-key' ? { ...found, certificate: der } : found;
 }
 
 function authority(notations: Notations): Recognition {
