@@ -1,10 +1,13 @@
 /** Enrollment files of any size, of devices that do not exist. */
 import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { EK_PUBLIC_PREFIX, rsaKeyObject } from '../src/tpm/endorsement-key.ts';
-import { makeEkCertificate } from '../test/fakes/ek-certificates.ts';
+import { makeEkCertificate, type CertificateIssuer } from '../test/fakes/ek-certificates.ts';
+import { makeVendor, pem } from '../test/fakes/tpm-vendor.ts';
 
 /** `deviceId`, `endorsementKey`, `serialNumber` and a tag. */
 export async function writeKeyRows(path: string, rows: number): Promise<void> {
@@ -26,6 +29,28 @@ export async function writeEnrollmentRows(path: string, rows: number): Promise<v
 export async function writeCertificateRows(path: string, rows: number): Promise<void> {
   await writeRows(path, 'serialNumber,ekCertificate', rows, (number) => {
     const certificate = makeEkCertificate(rsaKeyObject(randomModulus()), (number % 127) + 1);
+    return `SN-${number},${certificate.toString('base64')}`;
+  });
+}
+
+/**
+ * The same with certificates that lead to a root by way of one of three intermediates.
+ * @param roots directory, which is there, for the certificates of the vendor
+ */
+export async function writeVerifiableRows(path: string, roots: string, rows: number): Promise<void> {
+  const root = await makeVendor('Bench root');
+  const issuers: CertificateIssuer[] = [];
+  const authorities = [root.der];
+  for (const number of [1, 2, 3]) {
+    const intermediate = await root.issueVendor(`Bench intermediate ${number} of a vendor of chips`);
+    authorities.push(intermediate.der);
+    issuers.push({ name: intermediate.name, key: intermediate.key });
+  }
+  await writeFile(join(roots, 'vendor.pem'), pem(...authorities));
+  await writeRows(path, 'serialNumber,ekCertificate', rows, (number) => {
+    const issuer = issuers[number % issuers.length];
+    const key = rsaKeyObject(randomModulus());
+    const certificate = makeEkCertificate(key, (number % 127) + 1, issuer === undefined ? {} : { issuer });
     return `SN-${number},${certificate.toString('base64')}`;
   });
 }

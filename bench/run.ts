@@ -2,12 +2,12 @@
  * `npm run bench`: what iotdm costs, beside named programs that do the same or the least of it, in the same run on the
  * same machine. Whole processes, medians of several rounds. `npm run bench -- start-up` runs one part.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { arch, cpus, platform, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startSimulator, stopSimulator } from '../src/tpm/simulator.ts';
-import { writeCertificateRows, writeKeyRows } from './inputs.ts';
+import { writeCertificateRows, writeKeyRows, writeVerifiableRows } from './inputs.ts';
 import { measureOnline } from './online.ts';
 import { measure, type Measurement, type Program, type Rounds } from './measure.ts';
 
@@ -23,6 +23,7 @@ const KEY_ROWS = 1_000_000;
 /** What memory is compared with, to tell how it grows with each row. */
 const FEW_KEY_ROWS = 10_000;
 const CERTIFICATE_ROWS = 10_000;
+const VERIFIED_ROWS = 100_000;
 const ONLINE_ROWS = 100_000;
 
 const interrupt = new AbortController();
@@ -79,6 +80,21 @@ const parts: Readonly<Record<string, (dir: string) => Promise<void>>> = {
     const certificates = join(dir, 'certificates.csv');
     await writeCertificateRows(certificates, CERTIFICATE_ROWS);
     await showImport("Checking an import: a vendor's EK certificates", certificates, CERTIFICATE_ROWS);
+  },
+
+  'import-verified': async (dir) => {
+    const list = join(dir, 'delivery.csv');
+    const roots = join(dir, 'vendors');
+    await mkdir(roots);
+    await writeVerifiableRows(list, roots, VERIFIED_ROWS);
+    const check = [executable, 'enrollment', 'import', list, '--dry-run'];
+    const programs = [
+      node('the same with --roots', ...check, '--roots', roots),
+      node('iotdm enrollment import --dry-run', ...check),
+      node('csv-parse, the rows alone', path('bench/peers/csv-parse.mjs'), list),
+    ];
+    const title = `Verifying a vendor's EK certificates, ${VERIFIED_ROWS.toLocaleString('en')} rows`;
+    show(title, await measure(programs, longest, interrupt.signal), VERIFIED_ROWS);
   },
 
   'import-online': async (dir) => {

@@ -6,6 +6,14 @@ import { createHash, createPrivateKey, sign, type KeyObject } from 'node:crypto'
 import { commonName, der, extension, oid, sequence, time } from './certificates.ts';
 
 const ED25519 = sequence(oid('2b6570'));
+const ECDSA_WITH_SHA256 = sequence(oid('2a8648ce3d040302'));
+
+/** Another than the sample vendor. */
+export interface CertificateIssuer {
+  readonly name: string;
+  /** P-256. */
+  readonly key: KeyObject;
+}
 
 /** A vendor's signing key, made from a fixed seed so that fixtures can be written again without a difference. */
 function vendorKey(): KeyObject {
@@ -18,9 +26,15 @@ function vendorKey(): KeyObject {
  * @param publicKey of the endorsement key
  * @param number serial number of the certificate, 1 to 127
  * @param options.authority makes it the certificate of a certificate authority
+ * @param options.issuer whose signature differs each time
  * @returns DER
  */
-export function makeEkCertificate(publicKey: KeyObject, number: number, { authority = false } = {}): Buffer {
+export function makeEkCertificate(
+  publicKey: KeyObject,
+  number: number,
+  { authority = false, issuer }: { authority?: boolean; issuer?: CertificateIssuer } = {},
+): Buffer {
+  const algorithm = issuer === undefined ? ED25519 : ECDSA_WITH_SHA256;
   const utf8 = (text: string): Buffer => der(0x0c, Buffer.from(text));
   const attribute = (id: string, text: string): Buffer => der(0x31, sequence(oid(id), utf8(text)));
   // 2.23.133.2.1 to .3: manufacturer, model, version.
@@ -46,15 +60,15 @@ export function makeEkCertificate(publicKey: KeyObject, number: number, { author
   const body = sequence(
     der(0xa0, der(0x02, Buffer.from([2]))),
     der(0x02, Buffer.from([number])),
-    ED25519,
-    commonName('Sample TPM vendor'),
+    algorithm,
+    commonName(issuer?.name ?? 'Sample TPM vendor'),
     sequence(time(new Date('2024-01-01T00:00:00Z')), time(new Date('2044-01-01T00:00:00Z'))),
     authority ? commonName(`Sample TPM vendor ${number}`) : sequence(),
     publicKey.export({ type: 'spki', format: 'der' }),
     der(0xa3, sequence(...extensions)),
   );
-  const signature = sign(null, body, vendorKey());
-  return sequence(body, ED25519, der(0x03, Buffer.concat([Buffer.alloc(1), signature])));
+  const signature = issuer === undefined ? sign(null, body, vendorKey()) : sign('sha256', body, issuer.key);
+  return sequence(body, algorithm, der(0x03, Buffer.concat([Buffer.alloc(1), signature])));
 }
 
 /** The same certificate or public key, with its RSA key named as one for RSAES-OAEP, as older chips of Infineon do. */
