@@ -99,7 +99,9 @@ function isDate(cell: string): boolean {
   const first = cell.charCodeAt(0);
   // Most ids and serial numbers are told by how they begin.
   if (isDigit(first)) return /^[0-9]{1,4}[-./ ]/.test(cell) && hasFormOfDate(cell);
-  return first >= 0x41 && first <= 0x53 && /^\p{Lu}\p{Ll}{2,8}[-. ]/u.test(cell) && hasFormOfDate(cell);
+  // Names of months: a capital letter from A to S, and small ones behind it.
+  if (first < 0x41 || first > 0x53 || cell.charCodeAt(1) < 0x61) return false;
+  return /^\p{Lu}\p{Ll}{2,8}[-. ]/u.test(cell) && hasFormOfDate(cell);
 }
 
 function hasFormOfDate(cell: string): boolean {
