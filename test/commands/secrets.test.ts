@@ -285,7 +285,7 @@ describe('the connection string of a device', () => {
       `${deviceString}=`,
       deviceString.replace('press-17', `press 17 ${key}`),
       deviceString.replace('plant', key),
-      `"${deviceString}"`,
+      `"${deviceString}`,
       serviceString,
       Buffer.from(deviceString, 'utf16le'),
       '',
