@@ -1,6 +1,6 @@
 /** Holds the EK certificates of a delivery list against the vendors that are trusted, while its rows are checked. */
 import type { TrustedCertificates } from '../trust/roots.ts';
-import { certificateChecks, CertificateJudge, type CertificateCheckName } from '../trust/verdict.ts';
+import { CertificateJudge, type CertificateCheckName } from '../trust/verdict.ts';
 import type { RowFault } from './enrollment-rows.ts';
 
 /** Where a certificate stands, or should. */
@@ -52,13 +52,10 @@ export class CertificateWitness {
   look(certificate: Buffer | string | undefined, place: () => CertificatePlace): string | undefined {
     if (certificate === undefined) return this.#refuse('missing', 'the row has no EK certificate', place);
     if (typeof certificate === 'string') return this.#refuse('unreadable', certificate, place);
-    const { verdict, reason, checked, key } = this.#judge.judgeAlone(certificate);
-    if (verdict === 'device-not-checked') {
-      this.#verified += 1;
-      return undefined;
-    }
-    const failed = key === null && checked.length === 0 ? 'unreadable' : certificateChecks[checked.length];
-    return this.#refuse(failed ?? 'chain', reason, place);
+    const fault = this.#judge.faultOf(certificate);
+    if (fault !== undefined) return this.#refuse(fault.failed ?? 'unreadable', fault.reason, place);
+    this.#verified += 1;
+    return undefined;
   }
 
   verification(): RowVerification {

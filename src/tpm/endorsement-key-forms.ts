@@ -8,7 +8,7 @@ import { IotdmError } from '../errors.ts';
 import { publicKeyOfCertificate, rsaesOaepKey } from './certified-key.ts';
 import { derElement, derTag } from '../der.ts';
 import { beginsWithHeader, isPadding, splitCertificateArea } from '../certificate-bytes.ts';
-import { opensslView } from '../certificate-parts.ts';
+import { certificateParts, opensslView, rsaPublicKey } from '../certificate-parts.ts';
 import {
   EK_AUTH_POLICY,
   EK_PUBLIC_BYTES,
@@ -380,6 +380,11 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
     ...(rest.length > 0 ? ['padded'] : []),
     ...encodings,
   ];
+  const modulus = modulusOfUsual(der);
+  if (modulus !== undefined) {
+    const usual = modulusResult(modulus, 'EK certificate', written);
+    return usual.kind === 'endorsement-key' ? { ...usual, certificate: der } : usual;
+  }
   let certificate: X509Certificate;
   try {
     certificate = opensslView(der);
@@ -392,6 +397,26 @@ function recognizeCertificateArea(area: Buffer, notations: Notations): Recogniti
   if (key === undefined) return unrecognized('the public key in this certificate cannot be read');
   const found = keyResult(key, 'EK certificate', written);
   return found.kind === 'endorsement-key' ? { ...found, certificate: der } : found;
+}
+
+/** BasicConstraints of whoever is no authority, as DER has them. */
+const NO_AUTHORITY = Buffer.from('3000', 'hex');
+
+/**
+ * The modulus of a usual EK certificate, which says that it is no authority's: of a hundred thousand of them in a list all
+ * are like that, and OpenSSL would take four times as long. Undefined where there is anything to be said about it.
+ */
+function modulusOfUsual(der: Buffer): Buffer | undefined {
+  try {
+    const { extensions, keyInfo } = certificateParts(der);
+    const key = rsaPublicKey(keyInfo);
+    const isPlain = extensions.get('2.5.29.19')?.value.equals(NO_AUTHORITY) === true;
+    const isUsable =
+      key?.modulus.length === MODULUS_BYTES && isModulus(key.modulus) && key.exponent === 65537;
+    return isPlain && isUsable ? key.modulus : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function authority(notations: Notations): Recognition {

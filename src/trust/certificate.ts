@@ -6,22 +6,19 @@
  */
 import { createHash, createPublicKey, type KeyObject } from 'node:crypto';
 import {
-  bitsOf,
   certificateParts,
   contentOf,
+  rsaPublicKey,
   wholeElement,
   type CertificateParts,
+  type RsaPublicKey,
 } from '../certificate-parts.ts';
 import { derElements, derObjectIdentifier, derTag, type DerElement } from '../der.ts';
 import { IotdmError } from '../errors.ts';
 import { nameAttributes, nameKey, nameText } from './name.ts';
 import { signatureOf, type Signature } from './signature.ts';
 
-/** Big-endian modulus without leading zeros. */
-export interface RsaPublicKey {
-  readonly modulus: Buffer;
-  readonly exponent: number;
-}
+export type { RsaPublicKey } from '../certificate-parts.ts';
 
 export interface Certificate {
   readonly der: Buffer;
@@ -353,48 +350,6 @@ export function vendorName(id: string): string {
     .toString('latin1')
     .replace(/[\0 ]+$/, '');
   return /^[\x21-\x7e][\x20-\x7e]+$/.test(letters) ? letters : id;
-}
-
-/** 1.2.840.113549.1.1.1 and 1.2.840.113549.1.1.7 (RFC 8017, A.1 and A.2.1). */
-const RSA_ENCRYPTION = '1.2.840.113549.1.1.1';
-const RSAES_OAEP = '1.2.840.113549.1.1.7';
-
-/** No RSA key that anybody uses has a larger exponent. */
-const MAX_EXPONENT_BYTES = 6;
-
-/**
- * The RSA key in a SubjectPublicKeyInfo, whether its algorithm is rsaEncryption or, as in some EK certificates,
- * id-RSAES-OAEP, with which OpenSSL would not read the key.
- */
-function rsaPublicKey(info: Buffer): RsaPublicKey | undefined {
-  const whole = wholeElement(info, derTag.sequence);
-  const [algorithm, bits] = derElements(info, whole.start, whole.end);
-  if (algorithm === undefined) throw new TypeError('the public key cannot be read');
-  const [oid] = derElements(info, algorithm.start, algorithm.end);
-  const name = oid === undefined ? '' : derObjectIdentifier(contentOf(info, oid));
-  if (name !== RSA_ENCRYPTION && name !== RSAES_OAEP) return undefined;
-  const key = bitsOf(info, bits);
-  const { start, end } = wholeElement(key, derTag.sequence);
-  const [modulus, exponent, ...others] = derElements(key, start, end);
-  const digits = exponent && unsigned(contentOf(key, exponent));
-  if (
-    modulus?.tag !== derTag.integer ||
-    exponent?.tag !== derTag.integer ||
-    others.length > 0 ||
-    digits === undefined ||
-    digits.length === 0 ||
-    digits.length > MAX_EXPONENT_BYTES
-  ) {
-    throw new TypeError('the RSA key cannot be read');
-  }
-  return { modulus: unsigned(contentOf(key, modulus)), exponent: digits.readUIntBE(0, digits.length) };
-}
-
-/** An INTEGER that is not negative, without leading zeros. */
-function unsigned(content: Buffer): Buffer {
-  if (((content[0] ?? 0x80) & 0x80) !== 0) throw new TypeError('a number is negative');
-  const first = content.findIndex((byte) => byte !== 0);
-  return first < 0 ? Buffer.alloc(0) : content.subarray(first);
 }
 
 /** Certificates come from anywhere, and terminals obey what they are shown. */

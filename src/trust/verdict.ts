@@ -91,6 +91,34 @@ export class CertificateJudge {
   judgeAlone(der: Buffer): LoneAssessment {
     const certificate = readable(der);
     if ('verdict' in certificate) return { ...certificate, checked: [], key: null };
+    const { failed, fault, chain } = this.#examine(certificate);
+    const key = certificate.rsa ?? null;
+    if (failed === undefined) {
+      return {
+        ...described('device-not-checked', inOrder, certificate, chain),
+        checked: certificateChecks,
+        key,
+      };
+    }
+    const checked = certificateChecks.slice(0, certificateChecks.indexOf(failed));
+    return { ...described('untrusted', fault, certificate, chain), checked, key };
+  }
+
+  /** The same for one of many, of which only what is wrong is of interest: undefined where nothing is. */
+  faultOf(
+    der: Buffer,
+  ): { readonly failed: CertificateCheckName | undefined; readonly reason: string } | undefined {
+    const certificate = readable(der);
+    if ('verdict' in certificate) return { failed: undefined, reason: certificate.reason };
+    const { failed, fault } = this.#examine(certificate);
+    return failed === undefined ? undefined : { failed, reason: fault };
+  }
+
+  #examine(certificate: Certificate): {
+    readonly failed: CertificateCheckName | undefined;
+    readonly fault: string;
+    readonly chain: readonly Certificate[];
+  } {
     let chain: readonly Certificate[] = [certificate];
     const faults: Readonly<Record<CertificateCheckName, () => string | undefined>> = {
       key: () => authorityFault(certificate) ?? keyFault(certificate),
@@ -103,18 +131,16 @@ export class CertificateJudge {
         return found.fault;
       },
     };
-    const checked: CertificateCheckName[] = [];
-    const key = certificate.rsa ?? null;
     for (const check of certificateChecks) {
       const fault = faults[check]();
-      if (fault !== undefined) return { ...described('untrusted', fault, certificate, chain), checked, key };
-      checked.push(check);
+      if (fault !== undefined) return { failed: check, fault, chain };
     }
-    const reason =
-      'the certificate is in order and leads to a trusted root; whether a TPM has its key was not checked';
-    return { ...described('device-not-checked', reason, certificate, chain), checked, key };
+    return { failed: undefined, fault: '', chain };
   }
 }
+
+const inOrder =
+  'the certificate is in order and leads to a trusted root; whether a TPM has its key was not checked';
 
 /** Judges one certificate; never throws for what it holds. */
 export function assessCertificate({ certificate, key, trusted, now }: AssessmentInput): Assessment {
