@@ -41,6 +41,7 @@ type Result = provisioningDevice.DeviceRegistrationResult;
 
 /** Where the service does not say; Azure's SDKs poll as often. */
 const POLLING_MS = 2000;
+const LEAST_POLLING_MS = 100;
 
 /** Of a service that is not available, or cuts the connection; throttling ends with the deadline only. */
 const UNAVAILABLE_LIMIT = 5;
@@ -49,6 +50,7 @@ export class RegistrationTransport implements provisioningDevice.TpmProvisioning
   readonly #options: TransportOptions;
   /** Goes on while the state machine asks for it again and again. */
   #work: Promise<Result> | undefined;
+  #polls = 0;
   #waitMs = 0;
   /** Told what the state machine throws when it is called back, which nobody could catch. */
   onFault: (error: unknown) => void = () => undefined;
@@ -186,11 +188,20 @@ export class RegistrationTransport implements provisioningDevice.TpmProvisioning
         if (effect === 'counts once' && isCut(error)) throw error;
         this.repeating = error;
         const asked = error.details?.['retryAfterMs'];
-        const waitMs = typeof asked === 'number' ? asked : backoffMs(attempt, this.#options.random);
+        // Who asks for no pause, and refuses all the same, gets one.
+        const isAsked = typeof asked === 'number' && asked > 0;
+        const waitMs = isAsked ? asked : backoffMs(attempt, this.#options.random);
         this.#options.onEvent({ kind: 'repeating', waitMs, code: error.code });
         await this.#pause(waitMs);
       }
     }
+  }
+
+  /** What is asked for; that nothing is, is believed once, and then less and less. */
+  #pollingMs(askedMs: number | undefined): number {
+    const least = this.#polls === 0 ? 0 : Math.min(POLLING_MS, LEAST_POLLING_MS * 2 ** (this.#polls - 1));
+    this.#polls += 1;
+    return Math.max(askedMs ?? POLLING_MS, least);
   }
 
   async #pause(ms: number): Promise<void> {
@@ -207,7 +218,7 @@ export class RegistrationTransport implements provisioningDevice.TpmProvisioning
     const answer = this.#read(() => registrationAnswer(body, registrationId));
     switch (answer.status) {
       case 'assigning':
-        this.#waitMs = retryAfterMs(response?.headers['retry-after'], clock()) ?? POLLING_MS;
+        this.#waitMs = this.#pollingMs(retryAfterMs(response?.headers['retry-after'], clock()));
         onEvent({ kind: 'assigning', waitMs: this.#waitMs });
         return answer satisfies Assigning;
       case 'assigned':

@@ -4,7 +4,7 @@
  * token never ends, and nothing is retried.
  */
 
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { setTimeout as wait } from 'node:timers/promises';
 import httpBase, { type RestApiClient } from 'azure-iot-http-base';
 import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
@@ -84,6 +84,9 @@ type Query = ReturnType<ProvisioningServiceClient['createEnrollmentGroupQuery']>
 const retriedStatuses: readonly unknown[] = [429, 503];
 const tokenLifetimeSeconds = 3600;
 const largestPage = 1000;
+/** Ten times what a service may hold by Azure's limits, and more pages without anything than any filter would leave. */
+const mostListed = 10_000_000;
+const mostEmptyPages = 100;
 
 /** Nothing is sent before the first call. Throws `usage.invalid` for a host and `input.invalid` for a `ca` that will not do. */
 export function openAzureService(options: AzureServiceOptions): ProvisioningService & EnrollmentGroups {
@@ -203,21 +206,29 @@ class AzureService implements ProvisioningService, EnrollmentGroups {
   }
 
   async *#pages<T>(query: Query, read: (answer: unknown) => readonly T[]): AsyncIterable<readonly T[]> {
-    let token: string | undefined;
-    do {
-      const before = token;
+    const seen = new Set<string>();
+    let items = 0;
+    let emptyInARow = 0;
+    for (;;) {
       const next = (done: Done): void => {
         query.next(done);
       };
       // A page that fails ends the whole list, so whoever reads one cannot see to it.
       const answer = await this.#call(undefined, next, { attempts: defaultAttempts });
-      yield this.#read(() => read(answer));
+      const page = this.#read(() => read(answer));
+      yield page;
+      items += page.length;
+      emptyInARow = page.length === 0 ? emptyInARow + 1 : 0;
       // An empty token, which the client would go on with, is none.
-      token = query.continuationToken || undefined;
-      if (token !== undefined && token === before) {
-        throw unexpectedAnswer(this.host, 'a list that comes back to the same page');
+      const token = query.continuationToken || undefined;
+      if (token === undefined) return;
+      const mark = createHash('sha256').update(token).digest('base64');
+      if (seen.has(mark)) throw unexpectedAnswer(this.host, 'a list that comes back to the same page');
+      seen.add(mark);
+      if (items > mostListed || emptyInARow > mostEmptyPages) {
+        throw unexpectedAnswer(this.host, 'a list without an end');
       }
-    } while (token !== undefined);
+    }
   }
 
   async #unlessMissing<T>(find: () => Promise<T>): Promise<T | undefined> {

@@ -87,7 +87,7 @@ async function pause({ delay, signal }: ModuleIdentityOptions, ms: number): Prom
 }
 
 function waitMs(attempt: number, retryAfter: string | undefined): number {
-  const asked = /^[0-9]{1,5}$/.test(retryAfter ?? '') ? Number(retryAfter) * 1000 : undefined;
+  const asked = /^0*[1-9][0-9]{0,4}$/.test(retryAfter ?? '') ? Number(retryAfter) * 1000 : undefined;
   return Math.min(asked ?? FIRST_WAIT_MS * 2 ** (attempt - 1), LONGEST_WAIT_MS);
 }
 

@@ -150,6 +150,16 @@ describe('registering with DPS', () => {
     assert.deepEqual(waits, [7000, 500, 3000, 7000]);
   });
 
+  it('is not asked after without a pause, also where the service asks for none', async () => {
+    const restless = answering(202, { operationId: '5.op-1', status: 'assigning' }, { 'retry-after': '0' });
+    const throttled = answering(429, { errorCode: 429001, message: 'slow down' }, { 'retry-after': '0' });
+    server.answer(throttled, challenge, ...Array.from({ length: 7 }, () => restless), assigned);
+    assert.equal((await register()).deviceId, 'Press-17');
+    const [refused = 0, ...polls] = waits;
+    assert.ok(refused > 0);
+    assert.deepEqual(polls, [0, 100, 200, 400, 800, 1600, 2000]);
+  });
+
   it('begins anew where the connection is cut after the challenge was answered, for an answer counts once', async () => {
     const cut: Answerer = (socket) => {
       socket.destroy();

@@ -493,6 +493,17 @@ describe('lists', () => {
     );
   });
 
+  it('end where they go round, or go on with nothing', async () => {
+    server.answer(page([1], 'a'), page([2], 'b'), page([1], 'a'), page([2], 'b'));
+    const round = await failure(ids(open()));
+    assert.equal(round.code, 'service.unexpected-answer');
+    assert.match(round.message, /comes back to the same page/);
+    assert.equal(server.requests.length, 3);
+    server.answer(...Array.from({ length: 110 }, (_, index) => page([], `t${index}`)));
+    const endless = await failure(ids(open()));
+    assert.match(endless.message, /a list without an end/);
+  });
+
   it('take pages of a thousand when nothing else is said', async () => {
     server.answer(page([1]));
     await ids(open());
