@@ -20,6 +20,7 @@ import type { Tpm } from '../../src/tpm/tpm.ts';
 import type { HierarchyAuth } from '../../src/tpm/tss.ts';
 import { Console, isReaderGone, type Streams } from './console.ts';
 import { CommandError } from './failure.ts';
+import { OpenedOnce } from './opened-once.ts';
 import { secretVariables, type Environment, type Settings } from './settings.ts';
 import { defaultStateDirectory } from './state-location.ts';
 
@@ -71,18 +72,33 @@ export interface ServiceOptions {
   readonly maxSockets?: number;
 }
 
+/** The same with every member, so that equal ones look alike. */
+type ClientOptions = { readonly [Name in keyof Required<ServiceOptions>]: ServiceOptions[Name] | undefined };
+
 export class Context {
   readonly host: Host;
   readonly settings: Settings;
   readonly console: Console;
   /** Such as `iotdm slot write`. */
   readonly command: string;
-  #tpm: Tpm | undefined;
-  #service: Service | undefined;
+  readonly #tpm = new OpenedOnce(
+    async () => this.connectTpm(await this.#tcti()),
+    (tpm) => this.#endTpm(tpm),
+  );
+  readonly #lock = new OpenedOnce(
+    async () => this.#holdTpm(await this.#tcti()),
+    (lock) => {
+      lock.release();
+    },
+  );
+  /** By their options. */
+  readonly #services = new Map<string, OpenedOnce<Service>>();
+  /** Aborted when the command ends, for what it would still wait for. */
+  readonly #ended = new AbortController();
+  #access: Promise<ServiceCredentials | TokenAccess> | undefined;
   #auth: Promise<HierarchyAuth> | undefined;
   #stdinTakenBy: string | undefined;
   #certificates: Promise<string | undefined> | undefined;
-  #lock: ProcessLock | undefined;
   #hasNoReader = false;
 
   constructor(host: Host, settings: Settings, command = 'iotdm') {
@@ -94,10 +110,7 @@ export class Context {
 
   /** Connects to the TPM on the first call. @throws IotdmError `tpm-unavailable.*`, `usage.*` */
   async openTpm(): Promise<Tpm> {
-    if (this.#tpm === undefined) {
-      this.#tpm = await this.connectTpm(await this.#tcti());
-    }
-    return this.#tpm;
+    return this.#tpm.get();
   }
 
   /**
@@ -106,7 +119,7 @@ export class Context {
    * @throws IotdmError `tpm-unavailable.busy` and what else `openTpm` throws, `usage.output-unwritable`
    */
   async openTpmToChange(): Promise<Tpm> {
-    if (!this.settings.dryRun) this.#lock ??= await this.#holdTpm(await this.#tcti());
+    if (!this.settings.dryRun) await this.#lock.get();
     return this.openTpm();
   }
 
@@ -187,10 +200,22 @@ export class Context {
     return dps !== undefined || dpsConnectionStringFile !== undefined || value !== '';
   }
 
-  /** Prepares the client of the Device Provisioning Service; the first request connects. */
-  async openService(options: ServiceOptions = {}): Promise<Service> {
-    this.#service ??= await this.#connectService(options);
-    return this.#service;
+  /**
+   * Prepares a client of the Device Provisioning Service, one for all who ask for the same options; the first request
+   * connects.
+   */
+  async openService({ attempts, graceMs, maxSockets }: ServiceOptions = {}): Promise<Service> {
+    const key = JSON.stringify([attempts, graceMs, maxSockets]);
+    const opened =
+      this.#services.get(key) ??
+      new OpenedOnce(
+        () => this.#connectService({ attempts, graceMs, maxSockets }),
+        (service) => {
+          this.#endService(service);
+        },
+      );
+    this.#services.set(key, opened);
+    return opened.get();
   }
 
   /** Time limit of one HTTP request. */
@@ -224,21 +249,36 @@ export class Context {
     };
   }
 
-  /** Ends all connections. */
+  /** Ends all connections. What cannot be closed is said, and changes nothing of what the command has come to. */
   async close(): Promise<void> {
-    if (this.#tpm !== undefined) {
-      const sent = this.#tpm.commandsSent;
-      this.console.detail(
-        `${sent.length} TPM ${sent.length === 1 ? 'command' : 'commands'}: ${sent.join(', ')}`,
-      );
-      await this.#tpm.close();
+    this.#ended.abort();
+    await this.#closing(this.#tpm, 'the connection to the TPM could not be closed');
+    await this.#closing(this.#lock, 'the lock of the TPM could not be released');
+    for (const service of this.#services.values()) {
+      await this.#closing(service, 'the connections to the service could not be closed');
     }
-    this.#lock?.release();
-    if (this.#service !== undefined) {
-      const { requests, host } = this.#service;
-      this.console.detail(`${requests} HTTP ${requests === 1 ? 'request' : 'requests'} to ${host}`);
-      this.#service.close();
+  }
+
+  async #closing(opened: Pick<OpenedOnce<unknown>, 'close'>, problem: string): Promise<void> {
+    try {
+      await opened.close();
+    } catch (error) {
+      this.console.warn(`${problem}: ${error instanceof Error ? error.message : String(error)}`);
     }
+  }
+
+  async #endTpm(tpm: Tpm): Promise<void> {
+    const sent = tpm.commandsSent;
+    this.console.detail(
+      `${sent.length} TPM ${sent.length === 1 ? 'command' : 'commands'}: ${sent.join(', ')}`,
+    );
+    await tpm.close();
+  }
+
+  #endService(service: Service): void {
+    const { requests, host } = service;
+    this.console.detail(`${requests} HTTP ${requests === 1 ? 'request' : 'requests'} to ${host}`);
+    service.close();
   }
 
   /**
@@ -359,7 +399,7 @@ export class Context {
       waitMs: wait * 1000,
       command: this.command,
       since: this.host.clock(),
-      signal: this.host.signal,
+      signal: AbortSignal.any([this.host.signal, this.#ended.signal]),
       onWait: ({ pid }) => {
         this.console.note(`waiting for another iotdm to release the TPM (process ${pid})`);
       },
@@ -423,21 +463,12 @@ export class Context {
     };
   }
 
-  async #connectService({ attempts, graceMs, maxSockets }: ServiceOptions): Promise<Service> {
-    const secret = await this.readSecret(
-      this.settings.dpsConnectionStringFile,
-      secretVariables.dpsConnectionString,
-      "the service's connection string",
-    );
-    const { dps } = this.settings;
-    if (secret === undefined && dps === undefined) {
-      throw new IotdmError('usage.no-credentials', 'no credentials for the Device Provisioning Service');
-    }
+  async #connectService({ attempts, graceMs, maxSockets }: ClientOptions): Promise<Service> {
+    // Standard input can be read once only.
+    this.#access ??= this.#serviceAccess();
+    const credentials = await this.#access;
     const { openAzureService } = await import('../../src/dps/azure-service.ts');
-    const certificates = await this.extraCertificates();
-    const ca = certificates === undefined ? {} : { ca: certificates };
-    const credentials =
-      secret === undefined ? await this.#entraAccess(dps ?? '', ca) : await this.#policyAccess(secret);
+    const { dps } = this.settings;
     const service = openAzureService({
       credentials,
       ...(dps === undefined ? {} : { host: dps }),
@@ -455,6 +486,21 @@ export class Context {
         }, graceMs).unref();
     });
     return service;
+  }
+
+  async #serviceAccess(): Promise<ServiceCredentials | TokenAccess> {
+    const secret = await this.readSecret(
+      this.settings.dpsConnectionStringFile,
+      secretVariables.dpsConnectionString,
+      "the service's connection string",
+    );
+    const { dps } = this.settings;
+    if (secret === undefined && dps === undefined) {
+      throw new IotdmError('usage.no-credentials', 'no credentials for the Device Provisioning Service');
+    }
+    if (secret !== undefined) return this.#policyAccess(secret);
+    const certificates = await this.extraCertificates();
+    return this.#entraAccess(dps ?? '', certificates === undefined ? {} : { ca: certificates });
   }
 
   async #policyAccess(secret: Secret): Promise<ServiceCredentials> {

@@ -47,6 +47,28 @@ export class InterruptedChanges {
   }
 }
 
+/**
+ * Whether a change to this slot that was interrupted may still bring this key into it. Asks no TPM.
+ * @param tpmName name of the storage root key
+ * @param keyName hex
+ */
+export function mayBringKey(
+  recovery: RecoveryStore,
+  tpmName: Buffer,
+  slot: number,
+  keyName: string,
+): boolean {
+  try {
+    const text = recovery.read(tpmName, slot);
+    if (text === undefined) return false;
+    const { key } = parseRecord(text, tpmName, slot).record.target;
+    return key != null && nameOf(key).toString('hex') === keyName;
+  } catch {
+    // What cannot be read is not known to name another key.
+    return true;
+  }
+}
+
 /** Whether all that stands in the slot can come from this change; otherwise somebody else has written it since. */
 export function isStillOf(parts: SlotParts, record: ChangeRecord): boolean {
   return isKeyStillOf(parts, record) && isUriStillOf(parts, record);

@@ -18,6 +18,7 @@ export {
   type SlotUriCleared,
   type SlotUriWritten,
 } from './halves.ts';
+export { mayBringKey } from './interrupted.ts';
 export { encodedName, slotDeviceId } from './logical-device-id.ts';
 export { listSlotNames, slotNames, type SlotNames } from './names.ts';
 export { isSlotKey } from './proof.ts';

@@ -8,6 +8,7 @@ import {
   checkRepair,
   checkSlotWritable,
   keyNameOf,
+  mayBringKey,
   repairSlot,
   writeWrappedSlot,
   type RecoveryStore,
@@ -87,7 +88,7 @@ export async function registerDevice(job: RegistrationJob): Promise<Registration
   if (known !== undefined && isDone) return alreadyRegistered(known);
 
   const registered = await attest(job, known);
-  const { key, ...result } = registered;
+  const { key, tpmName, ...result } = registered;
   const identity = { hostName: result.assignedHub, deviceId: result.deviceId, moduleId: null };
   const keyName = keyNameOf(key).toString('hex');
   const hubVerified = (await checkWithHub(job, identity, key)) ?? null;
@@ -106,7 +107,13 @@ export async function registerDevice(job: RegistrationJob): Promise<Registration
     registeredAt: job.now().toISOString(),
     isSuperseded: false,
   });
-  const { replaced } = await writeWrappedSlot(slots, slot, { identity, key }, { overwrite: true });
+  const { replaced } = await writeWrappedSlot(slots, slot, { identity, key }, { overwrite: true }).catch(
+    (error: unknown) => {
+      const isKept = keyName === known?.keyName || mayBringKey(slots.recovery, tpmName, slot, keyName);
+      if (!isKept) records.remove(slot, keyName);
+      throw error;
+    },
+  );
   if (known !== undefined && known.keyName !== keyName) records.remove(slot, known.keyName);
   return { ...result, slot, keyName, replaced, alreadyRegistered: false, hubVerified };
 }
@@ -184,13 +191,13 @@ export async function takeUpRegistration({
 async function attest(
   { slots: { tpm }, records, dps, onEvent }: RegistrationJob,
   known: RegistrationRecord | undefined,
-): Promise<Registered<WrappedKey>> {
+): Promise<Registered<WrappedKey> & { readonly tpmName: Buffer }> {
   const { registerWithDps } = await import('../dps/azure-registration.ts');
   return tpm.withEndorsementKey(async (endorsementKey, ekHandle) => {
     const storageRootKey = await tpm.readStorageRootKey({ persist: true });
     const registrationId = dps.registrationId ?? registrationIdOf(endorsementKey.publicArea);
     const isItsKey = known?.registrationId === registrationId && known.idScope === dps.idScope;
-    return registerWithDps<WrappedKey>({
+    const registered = await registerWithDps<WrappedKey>({
       ...dps,
       registrationId,
       ...(onEvent === undefined ? {} : { onEvent }),
@@ -215,6 +222,7 @@ async function attest(
         },
       },
     });
+    return { ...registered, tpmName: storageRootKey.name };
   });
 }
 

@@ -6,6 +6,7 @@ import { parseConnectionString } from '../../src/slot/device-identity.ts';
 import { checkRepair, showSlot, writeSlot } from '../../src/slot/slots.ts';
 import type { RegistrationOutcome } from '../../src/station/registration.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
+import type { TpmTransport } from '../../src/tpm/transport.ts';
 import type { TpmOptions } from '../../src/tpm/tss.ts';
 import {
   assertAccepted,
@@ -16,7 +17,7 @@ import {
   type RegisterOptions,
 } from '../fakes/enrolled-chip.ts';
 import { manInTheMiddle, type ManInTheMiddle, type PassingAnswer } from '../fakes/man-in-the-middle.ts';
-import { DyingTransport } from '../fakes/transports.ts';
+import { CommandCode, DyingTransport, dyingAt, refusingAt } from '../fakes/transports.ts';
 import {
   emulator,
   lifetimeOfFile,
@@ -137,6 +138,33 @@ describe('registering a device', () => {
       register(chip, { slot: 4, dps: { registrationId: 'other' }, anew: true }),
       'tpm.slot-not-empty',
     );
+  });
+
+  it('whose slot cannot be written leaves no record of a key that is nowhere', async (t) => {
+    const chip = await softwareTpm(t);
+    await enroll(chip, service);
+    const keyNames = (): string[] =>
+      recordsOf(chip)
+        .all(0)
+        .map(({ keyName }) => keyName);
+    const attempt = async (transport: TpmTransport, anew = false): Promise<unknown> => {
+      const tpm = new Tpm(transport);
+      return registerChip(chip, service, tpm, { anew }).finally(() => tpm.close());
+    };
+    const NV_SPACE = 0x14b;
+    const refusing = async (): Promise<TpmTransport> =>
+      refusingAt(await chip.transport(), CommandCode.NV_DefineSpace, NV_SPACE);
+    await refused(attempt(await refusing()), 'tpm.no-room');
+    assert.deepEqual(keyNames(), []);
+    // What can still be finished is still known.
+    const cut = dyingAt(await chip.transport(), CommandCode.NV_Write);
+    await refused(attempt(cut), 'tpm.slot-incomplete');
+    assert.equal(keyNames().length, 1);
+    const { keyName, alreadyRegistered } = await register(chip);
+    assert.deepEqual([alreadyRegistered, keyNames()], [true, [keyName]]);
+    // And what is in the slot stays known where another key was refused.
+    await refused(attempt(await refusing(), true), 'tpm.no-room');
+    assert.deepEqual(keyNames(), [keyName]);
   });
 
   it('goes by an enrollment with an id of its own, and carries a payload', async () => {
