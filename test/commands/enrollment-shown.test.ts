@@ -89,7 +89,16 @@ describe('several hubs and a webhook', () => {
       dry.stdout,
       /"webhookUrl": "https:\/\/f\.azurewebsites\.net\/api\/x\?code=\*\*\*&clientId=\*\*\*"/,
     );
-    const created = await create('hook', 1, ...custom, '--iot-hubs', ...hubs, '--webhook-url-file', file, '-vv');
+    const created = await create(
+      'hook',
+      1,
+      ...custom,
+      '--iot-hubs',
+      ...hubs,
+      '--webhook-url-file',
+      file,
+      '-vv',
+    );
     assert.match(created.stderr, /http: PUT /);
     assert.doesNotMatch(created.stderr + created.stdout, /MARKED/);
     const { stdout } = await ran('show', 'hook');
