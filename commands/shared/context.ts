@@ -520,18 +520,31 @@ export class Context {
   }
 
   async #entraAccess(host: string, ca: { readonly ca?: string }): Promise<TokenAccess> {
-    const [{ entraCredential, refuseForeignHost }, { BearerToken }] = await Promise.all([
+    const [
+      { entraCredential, refuseForeignHost },
+      { BearerToken },
+      { clouds, cloudOfHost },
+      { parseServiceHost },
+    ] = await Promise.all([
       import('../../src/dps/entra.ts'),
       import('../../src/dps/bearer-token.ts'),
+      import('../../src/dps/clouds.ts'),
+      import('../../src/dps/service-host.ts'),
     ]);
     refuseForeignHost(host);
+    const cloud = cloudOfHost(parseServiceHost(host).hostname) ?? clouds[0];
+    // Whoever says it in the environment, as Azure's library has it, knows better.
+    const isSaid = (this.host.environment['AZURE_AUTHORITY_HOST'] ?? '') !== '';
+    const authority = isSaid || cloud === clouds[0] ? {} : { authorityHost: cloud.authorityHost };
     // From the environment it takes its proxy itself, and spares the machine's own addresses.
     const isSetHere = this.settings.proxy !== undefined && !this.#isProxyOfEnvironment();
-    const proxy = isSetHere ? await this.#proxyTo('login.microsoftonline.com') : undefined;
+    const proxy = isSetHere ? await this.#proxyTo(new URL(cloud.authorityHost).hostname) : undefined;
     this.console.detail('no connection string: Microsoft Entra ID is asked for a token');
     return {
       host,
-      token: new BearerToken(entraCredential({ ...ca, ...(proxy === undefined ? {} : { proxy }) })),
+      token: new BearerToken(
+        entraCredential({ ...ca, ...authority, ...(proxy === undefined ? {} : { proxy }) }),
+      ),
     };
   }
 

@@ -54,12 +54,17 @@ export async function registrationPlan(
   place: RegistrationPlace = {},
   told: RegistrationPlace = {},
 ): Promise<RegistrationJob['dps']> {
-  const [{ DEFAULT_DEVICE_HOST, idScopeProblem }, { registrationIdProblem }, { parseServiceHost }] =
-    await Promise.all([
-      import('../../src/dps/registration.ts'),
-      import('../../src/dps/enrollment.ts'),
-      import('../../src/dps/service-host.ts'),
-    ]);
+  const [
+    { DEFAULT_DEVICE_HOST, idScopeProblem },
+    { registrationIdProblem },
+    { parseServiceHost },
+    { globalHostOf, otherCloudOfScope },
+  ] = await Promise.all([
+    import('../../src/dps/registration.ts'),
+    import('../../src/dps/enrollment.ts'),
+    import('../../src/dps/service-host.ts'),
+    import('../../src/dps/clouds.ts'),
+  ]);
   const idScope = told.idScope ?? context.settings.idScope ?? place.idScope;
   const host = told.deviceHost ?? context.settings.deviceHost ?? place.deviceHost ?? DEFAULT_DEVICE_HOST;
   const registrationId = options.registrationId?.toLowerCase();
@@ -74,7 +79,12 @@ export async function registrationPlan(
     idScopeProblem(idScope) ??
     (registrationId === undefined ? undefined : registrationIdProblem(registrationId));
   if (problem !== undefined) throw new IotdmError('usage.invalid', problem);
-  parseServiceHost(host);
+  const cloud = otherCloudOfScope(idScope, parseServiceHost(host).hostname);
+  if (cloud !== undefined) {
+    context.console.warn(
+      `the ID scope ${idScope} is one of ${cloud.name}, and devices register at ${host}: pass --device-host ${globalHostOf(cloud)} (or set IOTDM_DEVICE_HOST)`,
+    );
+  }
   if (registrationId !== undefined && registrationId !== options.registrationId)
     context.console.note(`the registration id is used in lower case: ${registrationId}`);
   const payload = options.payload === undefined ? undefined : await readPayload(context, options.payload);

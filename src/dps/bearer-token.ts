@@ -15,7 +15,11 @@ export interface TokenCredential {
   ): Promise<AccessToken | null>;
 }
 
-/** What the provisioning service calls itself towards Entra. */
+/**
+ * What the provisioning service calls itself towards Entra, in every cloud: Microsoft documents this name alone ("Control
+ * access to Azure IoT Hub Device Provisioning Service (DPS) by using Microsoft Entra ID"), and its own command line asks
+ * for no other one in China or in the US government's cloud. What differs there is who gives the token.
+ */
 export const PROVISIONING_SCOPE = 'https://azure-devices-provisioning.net/.default';
 
 /** Entra's tokens last an hour and more; a request must not be under way when one expires. */

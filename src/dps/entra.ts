@@ -4,8 +4,9 @@
  */
 import { rootCertificates } from 'node:tls';
 import { DefaultAzureCredential } from '@azure/identity';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import type { TokenCredential } from './bearer-token.ts';
+import { cloudOfHost } from './clouds.ts';
 import type { Proxy } from './proxy.ts';
 import { isLoopback, parseServiceHost } from './service-host.ts';
 
@@ -14,10 +15,13 @@ export interface EntraOptions {
   readonly ca?: string;
   /** Absent, Azure's library heeds `HTTPS_PROXY` and `NO_PROXY` by itself. */
   readonly proxy?: Proxy;
+  /** Where tokens are given; absent, Azure's library heeds `AZURE_AUTHORITY_HOST`, or takes that of the public cloud. */
+  readonly authorityHost?: string;
 }
 
-export function entraCredential({ ca, proxy }: EntraOptions): TokenCredential {
+export function entraCredential({ ca, proxy, authorityHost }: EntraOptions): TokenCredential {
   return new DefaultAzureCredential({
+    ...(authorityHost === undefined ? {} : { authorityHost }),
     ...(ca === undefined ? {} : { tlsOptions: { ca: [...rootCertificates, ca].join('\n') } }),
     ...(proxy === undefined
       ? {}
@@ -43,10 +47,10 @@ export function entraCredential({ ca, proxy }: EntraOptions): TokenCredential {
  */
 export function refuseForeignHost(host: string): void {
   const { hostname } = parseServiceHost(host);
-  if (/^[a-z0-9-]+\.azure-devices-provisioning\.net$/i.test(hostname)) return;
-  if (isLoopback(hostname)) return;
+  if (cloudOfHost(hostname) !== undefined || isLoopback(hostname)) return;
   throw new IotdmError(
     'usage.invalid',
-    `a token of Microsoft Entra ID is sent to NAME.azure-devices-provisioning.net only, not to ${hostname}: give a connection string`,
+    `a token of Microsoft Entra ID is sent to NAME.azure-devices-provisioning.net, .cn or .us only, not to ${hostname}: give a connection string`,
+    { details: because('token-goes-elsewhere') },
   );
 }

@@ -2,10 +2,11 @@
  * Registration of a device with DPS by TPM attestation, as the rest of iotdm sees it: what it needs of a TPM, what comes of
  * it, and what happens meanwhile.
  */
+import { clouds, globalHostOf } from './clouds.ts';
 import type { TwinObject } from './enrollment.ts';
 
 /** Where all devices of the public cloud register. */
-export const DEFAULT_DEVICE_HOST = 'global.azure-devices-provisioning.net';
+export const DEFAULT_DEVICE_HOST = globalHostOf(clouds[0]);
 
 /** The portal shows letters and digits; anything else would change the address that is asked. */
 const idScopePattern = /^[A-Za-z0-9]{1,64}$/;

@@ -3,7 +3,9 @@ import { after, before, describe, it } from 'node:test';
 import { inspect } from 'node:util';
 import { openAzureService } from '../../src/dps/azure-service.ts';
 import { BearerToken, PROVISIONING_SCOPE, type AccessToken } from '../../src/dps/bearer-token.ts';
+import { otherCloudOfScope } from '../../src/dps/clouds.ts';
 import { refuseForeignHost } from '../../src/dps/entra.ts';
+import { DEFAULT_DEVICE_HOST } from '../../src/dps/registration.ts';
 import { IotdmError, type ErrorCode } from '../../src/errors.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
 import { answering, startLyingServer, type LyingServer } from '../fakes/lying-server.ts';
@@ -123,9 +125,20 @@ describe('a service reached by token', () => {
 
 describe('refuseForeignHost', () => {
   it('lets tokens go to provisioning services and to this machine only', () => {
-    for (const host of ['plant.azure-devices-provisioning.net', '127.0.0.1:8443', 'localhost:1', '[::1]:443'])
+    for (const host of [
+      'plant.azure-devices-provisioning.net',
+      'plant.azure-devices-provisioning.cn',
+      'Plant-7.Azure-Devices-Provisioning.US:443',
+      '127.0.0.1:8443',
+      'localhost:1',
+      '[::1]:443',
+    ])
       refuseForeignHost(host);
     for (const host of [
+      'azure-devices-provisioning.cn',
+      'plant.azure-devices-provisioning.cn.example',
+      'plant.azure-devices-provisioning.de',
+      'plant.evil-azure-devices-provisioning.us',
       'azure-devices-provisioning.net.example',
       'evil.example',
       'a.b.azure-devices-provisioning.net',
@@ -136,5 +149,25 @@ describe('refuseForeignHost', () => {
         refuseForeignHost(host);
       }, refused('usage.invalid'));
     }
+  });
+});
+
+describe('the cloud of an ID scope', () => {
+  it('is told from that of the host, where both tell one', () => {
+    const other = (scope: string, host: string): string | undefined => otherCloudOfScope(scope, host)?.suffix;
+    const [net, cn, us] = ['net', 'cn', 'us'].map((end) => `global.azure-devices-provisioning.${end}`);
+    assert.equal(other('0cn0000990D', net ?? ''), 'azure-devices-provisioning.cn');
+    assert.equal(other('0US000278B1', net ?? ''), 'azure-devices-provisioning.us');
+    assert.equal(other('0ne000A1B2C', cn ?? ''), 'azure-devices-provisioning.net');
+    for (const [scope, host] of [
+      ['0ne000A1B2C', net],
+      ['0cn0000990D', cn],
+      ['0us000278B1', us],
+      ['0cn0000990D', '127.0.0.1'],
+      ['0xx0000990D', net],
+    ] as const) {
+      assert.equal(other(scope, host ?? ''), undefined, scope);
+    }
+    assert.equal(DEFAULT_DEVICE_HOST, net);
   });
 });
