@@ -26,7 +26,7 @@ import {
   withVerification,
   type Verified,
 } from '../shared/row-verification.ts';
-import { writeOutputDirectory, writeOutputFile, type OutputPart } from '../shared/output-file.ts';
+import { printWhole, writeOutputDirectory, writeOutputFile, type OutputPart } from '../shared/output-file.ts';
 import { count, type Verb } from '../shared/verb.ts';
 
 export interface EnrollmentExportOptions extends InputFileOptions {
@@ -97,7 +97,7 @@ export const enrollmentExport: Verb<
       const rows = (): ReturnType<typeof readCheckedRows> => readCheckedRows(sources, options, seal);
       if (out === undefined) {
         if (format === 'bundle') return undefined;
-        for await (const piece of exportEnrollments(format, rows)) await context.print(piece);
+        await printWhole(context, exportEnrollments(format, rows));
         noteVerification(context, check);
         return undefined;
       }

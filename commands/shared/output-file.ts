@@ -1,5 +1,6 @@
 /** Files that commands make: for the owner only, whole or not there, and never over existing ones unless told to. */
-import { link, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { link, lstat, mkdir, mkdtemp, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { IotdmError, systemErrorCode } from '../../src/errors.ts';
@@ -39,6 +40,40 @@ async function refuseToReplaceDevice(path: string): Promise<void> {
   const there = await lstat(path).catch(() => undefined);
   if (there === undefined || there.isFile() || there.isDirectory() || there.isSymbolicLink()) return;
   throw new IotdmError('usage.output-unwritable', `cannot write ${path}: it is there, and is no file`);
+}
+
+const COPIED_BYTES = 64 * 1024;
+
+/**
+ * Prints what has been made without a fault, and nothing of what fails midway: whoever runs what is printed must not run
+ * half of it. Until it is whole it is kept in a file without a name.
+ * @throws IotdmError `usage.output-unwritable`, and what making it throws, with nothing printed
+ */
+export async function printWhole(context: Context, content: AsyncIterable<string | Buffer>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'iotdm-print-'));
+  let file: FileHandle | undefined;
+  try {
+    try {
+      const path = join(directory, 'whole');
+      file = await open(path, 'wx+', 0o600);
+      // Where a file that is open keeps its name (Windows), the directory goes with it at the end.
+      await rm(path).catch(() => undefined);
+      for await (const piece of content) await file.writeFile(piece);
+    } catch (cause) {
+      throw outputFailure(tmpdir(), cause);
+    }
+    const { size } = await file.stat();
+    for (let at = 0; at < size && !context.hasNoReader;) {
+      const piece = Buffer.alloc(Math.min(COPIED_BYTES, size - at));
+      const { bytesRead } = await file.read(piece, 0, piece.length, at);
+      if (bytesRead === 0) break;
+      await context.print(piece.subarray(0, bytesRead));
+      at += bytesRead;
+    }
+  } finally {
+    await file?.close();
+    await rm(directory, { recursive: true, force: true });
+  }
 }
 
 export interface OutputPart {

@@ -11,8 +11,11 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { writeOutputFile } from '../../commands/shared/output-file.ts';
+import { printWhole, writeOutputFile } from '../../commands/shared/output-file.ts';
+import type { Context } from '../../commands/shared/context.ts';
+import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { scratchDirectory } from '../lab/lab.ts';
+import { failing } from './failing.ts';
 
 describe('an output file', () => {
   let dir: string;
@@ -85,5 +88,41 @@ describe('an output file', () => {
     });
     assert.equal(lstatSync(path).isFIFO(), true, 'it is what it was');
     assert.deepEqual(readdirSync(dir), ['out'], 'no draft stays beside it');
+  });
+});
+
+describe('what is printed as a whole', () => {
+  const printed: Buffer[] = [];
+  const context = {
+    hasNoReader: false,
+    print: (piece: Buffer) => Promise.resolve(printed.push(Buffer.from(piece))),
+  } as unknown as Context;
+
+  it('is all there, in its order, or not begun', async () => {
+    // eslint-disable-next-line @typescript-eslint/require-await -- a stream, as an export is one
+    async function* pieces(failure?: Error): AsyncGenerator<string> {
+      for (let line = 0; line < 20_000; line += 1) yield `line ${line} ü\n`;
+      if (failure !== undefined) throw failure;
+    }
+    await assert.rejects(printWhole(context, pieces(new Error('the input has changed'))), /has changed/);
+    assert.equal(printed.length, 0);
+    await printWhole(context, pieces());
+    const text = Buffer.concat(printed).toString('utf8');
+    assert.equal(text, Array.from({ length: 20_000 }, (_, line) => `line ${line} ü\n`).join(''));
+  });
+
+  it('is a script that cannot be run by half: an export that fails midway has printed nothing', async (t) => {
+    const dir = await scratchDirectory(t);
+    const path = join(dir, 'rows.json');
+    const rows = [true, true, false].map((updateHubAssignment, n) => ({
+      registrationId: `row-${n}`,
+      attestation: { type: 'tpm', tpm: { endorsementKey: syntheticEndorsementKey(n) } },
+      reprovisionPolicy: { updateHubAssignment, migrateDeviceData: true },
+    }));
+    writeFileSync(path, JSON.stringify(rows));
+    const shown = await failing(['enrollment', 'export', path, '--format', 'az']);
+    assert.deepEqual([shown.exitCode, shown.code], [2, 'usage.unsupported']);
+    assert.match(shown.hint, /--format dps-json/);
+    assert.doesNotMatch(shown.hint, /tpmrm0/);
   });
 });
