@@ -96,6 +96,67 @@ export function isErrorCode(text: string): text is ErrorCode {
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
 /**
+ * Causes within a code that are mended each in its own way; whoever throws names one with `because`. What a user does
+ * about each is the business of commands/catalogue.
+ */
+export const errorReasons = [
+  'certificate-other-host',
+  'certificate-expired',
+  'certificate-not-yet-valid',
+  'certificate-unknown-authority',
+  'certificate-self-signed',
+  'certificate-revoked',
+  'certificate-invalid',
+  'no-tls',
+  'tls-refused',
+  'name-unknown',
+  'nothing-listens',
+  'no-route',
+  'not-connected',
+  'proxy-credentials',
+  'proxy-refuses',
+  'proxy-page',
+  'proxy-login',
+  'proxy-gateway',
+  'endorsement-key-refused',
+  'registration-id-refused',
+  'device-id-refused',
+  'api-version-refused',
+  'firewall',
+  'quota',
+  'export-format',
+  'access-broker',
+  'not-windows',
+  'settings-file',
+  'emulator-state',
+  'emulator-runs',
+  'emulator-hangs',
+  'emulator-of-another',
+  'extra-authority',
+  'token-goes-elsewhere',
+  'no-device-node',
+  'simulator-failed',
+  'record-file',
+  'changed-while-read',
+  'other-identity',
+  'other-key',
+  'no-symmetric-key',
+  'not-a-report',
+  'module-slot',
+] as const;
+
+export type ErrorReason = (typeof errorReasons)[number];
+
+export function isErrorReason(value: unknown): value is ErrorReason {
+  return (errorReasons as readonly unknown[]).includes(value);
+}
+
+/** Details that say which of a code's causes it is. */
+export function because(reason: ErrorReason, details: ErrorDetails = {}): ErrorDetails {
+  return { reason, ...details };
+}
+
+/**
  * What became of the request to a TPM or to a service that failed. `none`: it was not sent. `refused`: it was answered,
  * and not carried out. `unknown`: it was sent, and nobody knows whether it was carried out.
  */
@@ -129,6 +190,12 @@ export function withEffect(error: IotdmError, effect: Effect): IotdmError {
   if (error.effect === effect) return error;
   const { code, message, cause, details } = error;
   return new IotdmError(code, message, { cause, details, effect });
+}
+
+/** The same failure, with more facts; what it says itself stays. */
+export function withDetails(error: IotdmError, more: ErrorDetails): IotdmError {
+  const { code, message, cause, details, effect } = error;
+  return new IotdmError(code, message, { cause, details: { ...more, ...details }, effect });
 }
 
 /** Whether what was asked for may have been done: anything but a failure that is known to have done nothing. */

@@ -19,9 +19,21 @@ export function isClockOff(seconds: number): boolean {
   return Math.abs(seconds) > TOLERANCE_S;
 }
 
+/** Beyond what an answer takes on its way: a token that has expired by so little was dated by a clock that is off. */
+const EXPIRY_TOLERANCE_S = 60;
+
+/**
+ * Whether a token was refused for the clock that had dated it: one that is far off, or behind where the service says that
+ * the token has expired.
+ * @param said in the service's own words
+ */
+export function isClockToBlame(seconds: number, said = ''): boolean {
+  return isClockOff(seconds) || (seconds < -EXPIRY_TOLERANCE_S && /\bexpir/i.test(said));
+}
+
 /** `1 day 2 hours behind the service's`. */
 export function describeClock(seconds: number): string {
-  const minutes = Math.round(Math.abs(seconds) / 60);
+  const minutes = Math.max(1, Math.round(Math.abs(seconds) / 60));
   const parts = [
     [Math.floor(minutes / 1440), 'day'],
     [Math.floor((minutes % 1440) / 60), 'hour'],

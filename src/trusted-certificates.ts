@@ -2,7 +2,7 @@
 
 import { X509Certificate } from 'node:crypto';
 import { createSecureContext, rootCertificates } from 'node:tls';
-import { IotdmError } from './errors.ts';
+import { because, IotdmError } from './errors.ts';
 
 /**
  * Giving `ca` replaces Node's roots, so they are named as well.
@@ -12,7 +12,9 @@ import { IotdmError } from './errors.ts';
 export function secureContextWith(ca: string): ReturnType<typeof createSecureContext> {
   const certificates = ca.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
   if (certificates.length === 0) {
-    throw new IotdmError('input.invalid', 'the extra certificate authority holds no PEM certificate');
+    throw new IotdmError('input.invalid', 'the extra certificate authority holds no PEM certificate', {
+      details: because('extra-authority'),
+    });
   }
   try {
     // Node.js ignores what it cannot read among `ca`; a certificate that is not trusted after all would puzzle.
@@ -21,6 +23,7 @@ export function secureContextWith(ca: string): ReturnType<typeof createSecureCon
   } catch (cause) {
     throw new IotdmError('input.invalid', 'the extra certificate authority is not a valid PEM certificate', {
       cause,
+      details: because('extra-authority'),
     });
   }
 }

@@ -37,7 +37,7 @@ const verdictFixes: Readonly<Record<string, string>> = {
 function notAssignedFix(details: Readonly<Record<string, unknown>>): string {
   const id = typeof details['registrationId'] === 'string' ? details['registrationId'] : 'ID';
   if (details['status'] === 'disabled') {
-    return `the enrollment is disabled: enable it with iotdm enrollment import --mode update, a row with registrationId ${id} and provisioningStatus enabled, and run the same command again`;
+    return `the enrollment is disabled: enable it with iotdm enrollment update ${id} --provisioning-status enabled, and run the same command again`;
   }
   return `look at the enrollment with: iotdm enrollment show ${id}; check in the portal that an IoT Hub is linked with a valid key and, with custom allocation, that its function works; then run the same command again`;
 }
@@ -124,8 +124,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   'usage.unsupported': {
     meaning: 'what was asked for does not exist here',
     cause:
-      'a kind of TPM connection that iotdm or this operating system does not have, such as tabrmd, or tbs outside Windows',
-    fix: 'use device:/dev/tpmrm0, where the kernel manages the TPM for several programs',
+      'a kind of TPM connection that iotdm or this operating system does not have, such as tabrmd, or tbs outside Windows; or a format that has no place for what is to be written',
+    fix: 'see in the help of the command what there is in its place',
   },
   'usage.emulator-running': {
     meaning: 'an emulator runs on this state directory already, and does not behave as was asked for',
@@ -350,13 +350,20 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
   },
   'tpm.slot-incomplete': {
     meaning: 'the slot holds a key without its name, or a name without its key',
-    cause: 'a tool that was interrupted while it wrote',
-    fix: ({ details }) => {
+    cause:
+      "a tool that was interrupted while it wrote, or one of Azure's SDKs, which keep a key without a name in slot 0",
+    fix: ({ command, details }) => {
       const slot = slotIn(details);
       const repair = `iotdm slot repair ${slot}`;
       const again = `iotdm slot write ${slot} --overwrite --connection-string-file FILE`;
       if (typeof details['interrupted'] === 'string')
         return `finish it without the secret: ${repair}; or take it back: ${repair} --undo`;
+      if (/^iotdm (?:device|provision)/.test(command)) {
+        return 'pass --overwrite to replace it with what DPS gives to this device';
+      }
+      if (command.startsWith('iotdm module')) {
+        return `register the device anew first, which gives it a name: iotdm device register --slot ${slot} --overwrite`;
+      }
       return `write it again with: ${again}, or empty it with: iotdm slot clear ${slot}; after an interrupted write: ${repair}`;
     },
   },
@@ -410,7 +417,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     meaning: 'there is no connection string, and Microsoft Entra ID gave no token in its place',
     cause:
       'nobody is logged in here with the Azure CLI, the machine has no managed identity, or AZURE_CLIENT_ID and its companions are wrong',
-    fix: 'log in with: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; or pass a connection string with --dps-connection-string-file',
+    fix: ({ details }) =>
+      `${typeof details['cliCloud'] === 'string' ? `choose the cloud with: az cloud set --name ${details['cliCloud']}, and ` : ''}log in with: az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; or pass a connection string with --dps-connection-string-file`,
   },
   'service.not-found': {
     meaning: 'the service does not have it',
@@ -458,7 +466,9 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     fix: ({ details }) =>
       details['service'] === 'hub'
         ? "check that the slot's URI, or --hub-host, names an IoT Hub; -vv shows the requests"
-        : 'check that --dps names a Device Provisioning Service; -vv shows the requests',
+        : typeof details['idScope'] === 'string'
+          ? 'check that --device-host (or IOTDM_DEVICE_HOST) names the device endpoint of DPS; -vv shows the requests'
+          : 'check that --dps names a Device Provisioning Service; -vv shows the requests',
   },
   'service.not-assigned': {
     meaning: 'DPS took the registration and did not assign the device to a hub',

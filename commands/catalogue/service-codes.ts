@@ -5,9 +5,10 @@
  * Sources: "Troubleshooting with Azure IoT Hub Device Provisioning Service" (statuses of DPS), "IoT Hub API common error
  * codes" (six digits of IoT Hub), and what DPS itself answered, in public reports (six digits of DPS).
  */
-import type { ErrorCode } from '../../src/errors.ts';
+import type { ErrorCode, ErrorReason } from '../../src/errors.ts';
 import { errorCodeOfStatus } from '../../src/dps/service-errors.ts';
 import { ownCodes } from './own-codes.ts';
+import { reasonEntries } from './reasons.ts';
 import type { Entry } from './entry.ts';
 
 interface StatusEntry {
@@ -118,6 +119,9 @@ interface SixDigits {
   readonly meaning: string;
   readonly cause: string;
   readonly fix?: string;
+  /** Of a number that stands for several things: which of them, in a word, and what mends that one. */
+  readonly about?: string;
+  readonly reason?: ErrorReason;
 }
 
 const sixDigits: Readonly<Record<number, readonly SixDigits[]>> = {
@@ -125,10 +129,27 @@ const sixDigits: Readonly<Record<number, readonly SixDigits[]>> = {
     {
       service: 'DPS',
       basis: 'observed',
-      meaning: 'the endorsement key is invalid, or is not that of the enrollment',
+      meaning: 'where its message says so: the endorsement key is invalid, or is not that of the enrollment',
       cause:
         'another device, an endorsement key that was cut short in copying, or an EK of another template than the one that was enrolled',
-      fix: 'compare iotdm ek read on the device with iotdm enrollment show ID; enroll the value that the device shows',
+      about: 'endorsement key',
+      reason: 'endorsement-key-refused',
+    },
+    {
+      service: 'DPS',
+      basis: 'observed',
+      meaning: 'where its message says so: the registration id is invalid',
+      cause: 'characters that DPS does not take, or an id that is too long',
+      about: 'registration id',
+      reason: 'registration-id-refused',
+    },
+    {
+      service: 'DPS',
+      basis: 'observed',
+      meaning: 'where its message says so: the version of the API is not supported there',
+      cause: 'a cloud that is behind the others, as those of China and of the US government are at times',
+      about: 'API version',
+      reason: 'api-version-refused',
     },
     {
       service: 'IoT Hub',
@@ -282,14 +303,14 @@ export function statusEntry(status: number): ServiceEntry {
 export function serviceEntries(code: number): readonly ServiceEntry[] {
   const status = Math.trunc(code / 1000);
   const found = sixDigits[code] ?? [];
-  const known = found.map(({ service, basis, meaning, cause, fix }) => ({
-    name: `${service} ${code}`,
+  const known = found.map(({ service, basis, meaning, cause, fix, about, reason }) => ({
+    name: `${service} ${code}${about === undefined ? '' : ` (${about})`}`,
     meaning:
       basis === 'documented'
         ? `${meaning} (documented by Microsoft for ${service})`
         : `${meaning} (seen from ${service}; Microsoft documents only the status ${status})`,
     cause,
-    fix: fix ?? ownCodes[errorCodeOfStatus(status)].fix,
+    fix: reason === undefined ? (fix ?? ownCodes[errorCodeOfStatus(status)].fix) : reasonEntries[reason].fix,
   }));
   if (found.some(({ service }) => service === 'DPS')) return known;
   // DPS uses numbers of IoT Hub too, such as 429001 when it throttles.

@@ -134,9 +134,11 @@ async function serve(context: Context, options: EmulatorOptions): Promise<Emulat
     });
     await emulator.close();
   } catch (error) {
-    const { code, message } =
-      error instanceof IotdmError ? error : { code: 'internal.unexpected', message: String(error) };
-    tell({ failed: { code, message } });
+    const { code, message, details } =
+      error instanceof IotdmError
+        ? error
+        : { code: 'internal.unexpected', message: String(error), details: undefined };
+    tell({ failed: { code, message, details } });
     throw error;
   }
   return emulatorStatus(dir);

@@ -2,14 +2,20 @@
 import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { IotdmError, isErrorCode } from '../../src/errors.ts';
+import { IotdmError, isErrorCode, type ErrorDetails } from '../../src/errors.ts';
 import type { Host } from './context.ts';
 
 const READY_TIMEOUT_MS = 15_000;
 
 /** What a background process tells the one that started it, over Node.js's IPC channel. */
-export type BackgroundMessage =
-  { readonly ready: unknown } | { readonly failed: { readonly code: string; readonly message: string } };
+export type BackgroundMessage = { readonly ready: unknown } | { readonly failed: BackgroundFailure };
+
+/** What its hint depends on as well. */
+export interface BackgroundFailure {
+  readonly code: string;
+  readonly message: string;
+  readonly details?: ErrorDetails | undefined;
+}
 
 /**
  * @param args the command line of the process in the background
@@ -61,6 +67,6 @@ export async function startInBackground(host: Host, args: readonly string[], dir
   }
 }
 
-function asError({ code, message }: { code: string; message: string }): IotdmError {
-  return new IotdmError(isErrorCode(code) ? code : 'internal.unexpected', message);
+function asError({ code, message, details }: BackgroundFailure): IotdmError {
+  return new IotdmError(isErrorCode(code) ? code : 'internal.unexpected', message, { details });
 }

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+import { because, IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { csvReportLine } from '../../src/records/csv.ts';
 import type { RowFault } from '../../src/station/enrollment-input.ts';
 
@@ -81,7 +81,9 @@ export class FaultReport {
     const head = Buffer.alloc(HEADER.length);
     const { bytesRead } = await earlier.read(head).finally(() => earlier.close());
     if (head.toString('utf8', 0, bytesRead) === HEADER) return;
-    throw new IotdmError('usage.output-exists', `${this.path} exists already, and is no report of faults`);
+    throw new IotdmError('usage.output-exists', `${this.path} exists already, and is no report of faults`, {
+      details: because('not-a-report'),
+    });
   }
 
   async #orUnwritable(task: () => Promise<void>): Promise<void> {

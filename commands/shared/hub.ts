@@ -27,7 +27,7 @@ export async function hubAddress(
     return {
       ...(given ?? { hostname: hostName, port: 443 }),
       ...network,
-      ...(proxy === undefined ? {} : { agent: await tunnel(proxy, network) }),
+      ...(proxy === undefined ? {} : { agent: await tunnel(proxy, network), proxy: proxy.name }),
       userAgent: context.host.tool,
       signal: context.host.signal,
       clock: () => context.host.clock().getTime(),

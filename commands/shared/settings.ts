@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { Option, type Command } from 'commander';
-import { IotdmError, systemErrorCode } from '../../src/errors.ts';
+import { because, IotdmError, systemErrorCode, type ErrorDetails } from '../../src/errors.ts';
 import { nearest } from '../../src/nearest.ts';
 import {
   isLineSetting,
@@ -357,25 +357,39 @@ function readSettingsFile(given: string | undefined): Map<string, unknown> {
   } catch (cause) {
     if (given === undefined && systemErrorCode(cause) === 'ENOENT') return new Map();
     const reason = systemErrorCode(cause) ?? 'unknown error';
-    throw new IotdmError('input.unreadable', `cannot read the settings file ${path} (${reason})`, { cause });
+    throw new IotdmError('input.unreadable', `cannot read the settings file ${path} (${reason})`, {
+      cause,
+      details: settingsFile(path),
+    });
   }
   let settings: unknown;
   try {
     settings = JSON.parse(text.replace(/^\uFEFF/, ''));
   } catch (cause) {
-    throw new IotdmError('input.invalid', `the settings file ${path} is not JSON`, { cause });
+    throw new IotdmError('input.invalid', `the settings file ${path} is not JSON`, {
+      cause,
+      details: settingsFile(path),
+    });
   }
   if (typeof settings !== 'object' || settings === null || Array.isArray(settings)) {
-    throw new IotdmError('input.invalid', `the settings file ${path} does not hold a JSON object`);
+    throw new IotdmError('input.invalid', `the settings file ${path} does not hold a JSON object`, {
+      details: settingsFile(path),
+    });
   }
   return new Map(Object.entries(settings).map(([key, value]) => [key, checkFileValue(path, key, value)]));
+}
+
+function settingsFile(path: string): ErrorDetails {
+  return because('settings-file', { settingsFile: path });
 }
 
 function checkFileValue(path: string, key: string, value: unknown): unknown {
   if (isLineSetting(key)) {
     const problem = lineSettingProblem(key, value);
     if (problem === undefined) return value;
-    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} ${problem}`);
+    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} ${problem}`, {
+      details: settingsFile(path),
+    });
   }
   const shared = sharedOptions.map((option) => option.key).filter((name) => name !== 'config');
   const names = [...shared, ...lineSettingKeys];
@@ -383,7 +397,11 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
   if (option === undefined) {
     const guess = nearest(key, names);
     const hint = guess === undefined ? '' : `; did you mean "${guess}"?`;
-    throw new IotdmError('input.invalid', `the settings file ${path} has an unknown setting "${key}"${hint}`);
+    throw new IotdmError(
+      'input.invalid',
+      `the settings file ${path} has an unknown setting "${key}"${hint}`,
+      { details: settingsFile(path) },
+    );
   }
   const expected = {
     text: 'string',
@@ -394,7 +412,9 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
     negated: 'boolean',
   }[option.type];
   if (typeof value !== expected) {
-    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} must be a ${expected}`);
+    throw new IotdmError('input.invalid', `the setting "${key}" in ${path} must be a ${expected}`, {
+      details: settingsFile(path),
+    });
   }
   return value;
 }

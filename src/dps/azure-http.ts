@@ -7,7 +7,10 @@ import type { ClientRequest, IncomingHttpHeaders } from 'node:http';
 // CommonJS whose exports Node.js cannot name.
 import httpBase, { type Http } from 'azure-iot-http-base';
 import type { Dispatcher } from 'undici';
-import { IotdmError, systemErrorCode, withEffect } from '../errors.ts';
+import { because, IotdmError, systemErrorCode, withEffect } from '../errors.ts';
+import { clockOffsetSeconds } from '../http-clock.ts';
+import { throughProxy } from '../http-errors.ts';
+import { isPage, privateAuthority, proxyPage } from '../intermediary.ts';
 import { ServiceConnections, type ConnectionOptions, type HttpConnection } from './service-connections.ts';
 import { connectionError, describeAnswer, refusalError, unexpectedAnswer } from './service-errors.ts';
 import { retryAfterMs } from './service-retry.ts';
@@ -106,7 +109,10 @@ export class AzureHttp extends httpBase.Http {
     const { clock, onRequest } = this.#options;
     const startedAt = clock();
     let used: HttpConnection | undefined;
-    const exchange = new Exchange(this.#options, (outcome) => {
+    // A token of somebody else's is dated by somebody else's clock.
+    const headers = sent.headers as Readonly<Record<string, unknown>>;
+    const isDatedHere = String(headers['Authorization']).startsWith('SharedAccessSignature');
+    const exchange = new Exchange(this.#options, isDatedHere, (outcome) => {
       this.#underWay.delete(exchange);
       if (used !== undefined) this.#connections.giveBack(used);
       const failed = 'error' in outcome ? outcome.error : undefined;
@@ -127,7 +133,7 @@ export class AzureHttp extends httpBase.Http {
       if (exchange.isOver) this.#connections.giveBack(connection);
       else {
         used = connection;
-        exchange.begin(connection);
+        exchange.begin(connection, () => privateAuthority(this.#connections.socketOf(connection)));
         connection.dispatch(sent, exchange);
       }
     });
@@ -143,6 +149,7 @@ export class AzureHttp extends httpBase.Http {
 /** One request and its answer. */
 class Exchange implements Dispatcher.DispatchHandlers {
   readonly #options: HttpOptions;
+  readonly #isDatedHere: boolean;
   readonly #chunks: Buffer[] = [];
   #settle: ((outcome: Outcome) => void) | undefined;
   #abort: (() => void) | undefined;
@@ -151,22 +158,33 @@ class Exchange implements Dispatcher.DispatchHandlers {
   #isSent = false;
   #size = 0;
   #response: Response | undefined;
+  #askAuthority: () => string | undefined = () => undefined;
+  /** Of an answer that is a page, as `privateAuthority` finds it. */
+  #authority: string | undefined;
 
-  /** @param settle called once */
-  constructor(options: HttpOptions, settle: (outcome: Outcome) => void) {
+  /**
+   * @param isDatedHere whether its token was dated by the clock of this machine
+   * @param settle called once
+   */
+  constructor(options: HttpOptions, isDatedHere: boolean, settle: (outcome: Outcome) => void) {
     this.#options = options;
+    this.#isDatedHere = isDatedHere;
     this.#settle = settle;
   }
 
-  /** To be called before it is sent. A connection that is never made would keep it for ever. */
-  begin(connection: HttpConnection): void {
+  /**
+   * To be called before it is sent. A connection that is never made would keep it for ever.
+   * @param askAuthority finds the `privateAuthority` of whoever answers
+   */
+  begin(connection: HttpConnection, askAuthority: () => string | undefined): void {
+    this.#askAuthority = askAuthority;
     const { hostText, connectTimeoutMs, proxy } = this.#options;
     this.#abort = () => {
       void connection.destroy();
     };
     // After the limits of the connection itself, which say more.
     const limitMs = connectTimeoutMs * (proxy === undefined ? 1 : 2) + connectingMs;
-    this.#expire(limitMs, `${hostText} cannot be connected to within ${limitMs / 1000} s`);
+    this.#expire(limitMs, `${hostText} cannot be connected to within ${limitMs / 1000} s`, true);
   }
 
   get isOver(): boolean {
@@ -197,16 +215,22 @@ class Exchange implements Dispatcher.DispatchHandlers {
     this.#expire(timeoutMs, `${hostText} did not answer completely within ${timeoutMs / 1000} s`);
   }
 
-  #expire(limitMs: number, message: string): void {
+  #expire(limitMs: number, message: string, isConnecting = false): void {
     clearTimeout(this.#timer);
+    const details = isConnecting ? because('not-connected') : undefined;
     this.#timer = setTimeout(() => {
-      this.fail(new IotdmError('network.timeout', message));
+      this.fail(new IotdmError('network.timeout', message, { details }));
     }, limitMs);
   }
 
   onHeaders(statusCode: number, rawHeaders: Buffer[]): boolean {
     // After 1xx the answer is still to come.
-    if (statusCode >= 200) this.#response = { statusCode, headers: headersOf(rawHeaders) };
+    if (statusCode >= 200) {
+      this.#response = { statusCode, headers: headersOf(rawHeaders) };
+      // Asked now, as the connection may be gone with the answer.
+      if (isPage({ status: statusCode, headers: this.#response.headers }))
+        this.#authority = this.#askAuthority();
+    }
     return true;
   }
 
@@ -227,6 +251,11 @@ class Exchange implements Dispatcher.DispatchHandlers {
     }
     const body = Buffer.concat(this.#chunks).toString('utf8');
     const status = response.statusCode;
+    const page = this.#page(response);
+    if (page !== undefined) {
+      this.#end({ error: page, status });
+      return;
+    }
     if (status === this.#options.handedOver) {
       this.#end({ response, body, refused: true });
       return;
@@ -236,11 +265,11 @@ class Exchange implements Dispatcher.DispatchHandlers {
   }
 
   onError(error: Error): void {
-    const { hostText } = this.#options;
-    const failure = failureOf(hostText, error);
+    const { hostText, proxy } = this.#options;
+    const failure = failureOf(this.#options, error);
     // What has been sent may have been taken up, whatever became of the route since.
     const isUnknown = this.#isSent && failure.code === 'network.unreachable';
-    this.#end(this.#unanswered(isUnknown ? cutOff(hostText, error) : failure));
+    this.#end(this.#unanswered(isUnknown ? throughProxy(cutOff(hostText, error), proxy?.name) : failure));
   }
 
   #end(outcome: Outcome, abort?: () => void): void {
@@ -250,6 +279,12 @@ class Exchange implements Dispatcher.DispatchHandlers {
     clearTimeout(this.#timer);
     if (settle !== undefined) abort?.();
     settle?.(outcome);
+  }
+
+  #page({ statusCode: status, headers }: Response): IotdmError | undefined {
+    const { hostText, proxy } = this.#options;
+    const route = { proxy: proxy?.name, authority: this.#authority };
+    return proxyPage(hostText, { status, headers }, route, describeAnswer(status, headers['content-type']));
   }
 
   /** Why a complete answer is no success. */
@@ -263,6 +298,7 @@ class Exchange implements Dispatcher.DispatchHandlers {
         contentType,
         errorCodeHeader: Array.isArray(header) ? header[0] : header,
         retryAfterMs: retryAfterMs(headers['retry-after'], clock()),
+        clockOffsetSeconds: this.#isDatedHere ? clockOffsetSeconds(headers.date, clock()) : 0,
         body,
       });
     }
@@ -293,15 +329,15 @@ const cutCodes = [
   'HPE_INVALID_EOF_STATE',
 ];
 
-function failureOf(hostText: string, error: unknown): IotdmError {
+function failureOf({ hostText, proxy }: HttpOptions, error: unknown): IotdmError {
   const code = systemErrorCode(error) ?? '';
   // A check of undici's own, which a status below 100 does not pass.
   if (code === 'ERR_ASSERTION') return unexpectedAnswer(hostText, 'its status is no status of HTTP');
   // The rest of the answer, in which anything may be.
   if (error instanceof Error && code.startsWith('HPE_')) Reflect.deleteProperty(error, 'data');
-  if (cutCodes.includes(code)) return cutOff(hostText, error);
+  if (cutCodes.includes(code)) return throughProxy(cutOff(hostText, error), proxy?.name);
   if (code === 'UND_ERR_HEADERS_OVERFLOW') return unexpectedAnswer(hostText, 'its headers are too long');
-  return connectionError(hostText, error);
+  return throughProxy(connectionError(hostText, error), proxy?.name);
 }
 
 function cutOff(hostText: string, cause?: unknown): IotdmError {

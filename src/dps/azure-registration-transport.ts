@@ -12,7 +12,7 @@ import type { IncomingMessage } from 'node:http';
 import type provisioningDevice from 'azure-iot-provisioning-device';
 import type provisioningDeviceHttp from 'azure-iot-provisioning-device-http';
 import { IotdmError, mayHaveTakenEffect } from '../errors.ts';
-import { clockOffsetSeconds, describeClock, isClockOff } from '../http-clock.ts';
+import { clockOffsetSeconds, isClockOff } from '../http-clock.ts';
 import { challengeOf, registrationAnswer, type Assigned, type Assigning } from './registration-answers.ts';
 import type { RegistrationEvent } from './registration.ts';
 import { AnswerShapeError } from './service-answers.ts';
@@ -256,20 +256,14 @@ export class RegistrationTransport implements provisioningDevice.TpmProvisioning
     }
     const { response, body } = refused;
     const header = response.headers['x-ms-error-code'];
-    const failure = refusalError(hostText, {
+    return refusalError(hostText, {
       status: response.statusCode ?? 401,
       contentType: response.headers['content-type'],
       errorCodeHeader: Array.isArray(header) ? header[0] : header,
       retryAfterMs: undefined,
+      clockOffsetSeconds: this.#clockOffset(response),
       body,
     });
-    const seconds = this.#clockOffset(response);
-    if (failure.code !== 'auth.refused' || !isClockOff(seconds)) return failure;
-    return new IotdmError(
-      'auth.clock',
-      `${hostText} refused the token, and the clock of this machine is ${describeClock(seconds)}`,
-      { effect: failure.effect, details: { ...failure.details, clockOffsetSeconds: seconds } },
-    );
   }
 
   #clockOffset(response: IncomingMessage): number {
@@ -309,7 +303,9 @@ function isCut(error: IotdmError): boolean {
 
 function mayRepeat(error: IotdmError, attempt: number): boolean {
   if (error.code === 'network.throttled') return true;
-  return error.code === 'network.unavailable' && attempt < UNAVAILABLE_LIMIT;
+  // Whoever is in between may reach the service the next time.
+  const isUnavailable = error.code === 'network.unavailable' || error.details?.['reason'] === 'proxy-gateway';
+  return isUnavailable && attempt < UNAVAILABLE_LIMIT;
 }
 
 /** As the state machine wants it; the type of the key's member is not the one that it reads. */

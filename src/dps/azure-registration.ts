@@ -5,7 +5,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import provisioningDevice from 'azure-iot-provisioning-device';
 import provisioningDeviceHttp from 'azure-iot-provisioning-device-http';
-import { IotdmError } from '../errors.ts';
+import { IotdmError, withDetails } from '../errors.ts';
 import { AzureHttp, type HttpTrace } from './azure-http.ts';
 import { RegistrationTransport } from './azure-registration-transport.ts';
 import { registrationIdProblem, type TwinObject } from './enrollment.ts';
@@ -218,12 +218,4 @@ function tooLate(host: string, registrationId: string, deadlineMs: number): Iotd
     `${host} has not assigned ${registrationId} to a hub within ${deadlineSeconds} s`,
     { details: { deadlineSeconds } },
   );
-}
-
-function withDetails(error: IotdmError, details: Readonly<Record<string, unknown>>): IotdmError {
-  return new IotdmError(error.code, error.message, {
-    cause: error.cause,
-    effect: error.effect,
-    details: { ...details, ...error.details },
-  });
 }

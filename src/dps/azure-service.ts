@@ -8,9 +8,10 @@ import { createHash, createHmac } from 'node:crypto';
 import { setTimeout as wait } from 'node:timers/promises';
 import httpBase, { type RestApiClient } from 'azure-iot-http-base';
 import provisioningService, { type ProvisioningServiceClient } from 'azure-iot-provisioning-service';
-import { IotdmError, mayHaveTakenEffect, withEffect, type Effect } from '../errors.ts';
+import { IotdmError, mayHaveTakenEffect, withDetails, withEffect, type Effect } from '../errors.ts';
 import { AzureHttp, type HttpTrace } from './azure-http.ts';
 import type { BearerToken } from './bearer-token.ts';
+import { clouds, cloudOfHost } from './clouds.ts';
 import { groupIdProblem, type EnrollmentGroup } from './enrollment-group.ts';
 import { isEtag } from './etag.ts';
 import { registrationIdProblem, type Enrollment, type StoredEnrollment } from './enrollment.ts';
@@ -345,14 +346,9 @@ class AzureService implements ProvisioningService, EnrollmentGroups {
     const isTokenRefused = failure.code === 'auth.refused' && 'token' in this.#credentials;
     if (isTokenRefused) this.#credentials.token.forget();
     if (registrationId === undefined && !isTokenRefused) return failure;
-    return new IotdmError(failure.code, failure.message, {
-      cause: failure.cause,
-      effect: failure.effect,
-      details: {
-        ...failure.details,
-        ...(registrationId === undefined ? {} : { registrationId }),
-        ...(isTokenRefused ? { credentials: 'entra' } : {}),
-      },
+    return withDetails(failure, {
+      ...(registrationId === undefined ? {} : { registrationId }),
+      ...(isTokenRefused ? { credentials: 'entra' } : {}),
     });
   }
 
@@ -379,7 +375,10 @@ class AzureService implements ProvisioningService, EnrollmentGroups {
       return await credentials.token.authorization(signal);
     } catch (error) {
       if (signal.aborted) throw interrupted(effect);
-      throw error instanceof IotdmError ? withEffect(error, effect) : error;
+      if (!(error instanceof IotdmError)) throw error;
+      const cloud = cloudOfHost(parseServiceHost(this.host).hostname);
+      const isElsewhere = cloud !== undefined && cloud !== clouds[0];
+      throw withEffect(isElsewhere ? withDetails(error, { cliCloud: cloud.cliName }) : error, effect);
     }
   }
 

@@ -6,7 +6,8 @@ import type { ClientRequest } from 'node:http';
 import type { Socket } from 'node:net';
 import type { SecureContext } from 'node:tls';
 import { HttpsProxyAgent } from 'https-proxy-agent';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { because, IotdmError, systemErrorCode, type ErrorReason } from '../errors.ts';
+import { certificateProblem, connectionError } from '../http-errors.ts';
 import type { Proxy } from './proxy.ts';
 
 export interface TunnelOptions {
@@ -80,14 +81,26 @@ export class TunnelAgent extends HttpsProxyAgent<string> {
 
   #failure(error: unknown, isTooLate: boolean): IotdmError {
     if (error instanceof IotdmError) return error;
-    const code = systemErrorCode(error);
-    const reason = isTooLate
-      ? `it did not answer within ${this.#connectTimeoutMs / 1000} s`
-      : `the connection failed${code === undefined ? '' : ` (${code})`}`;
-    return new IotdmError('network.proxy', `the proxy ${this.#name} cannot be used: ${reason}`, {
+    const [why, reason] = isTooLate
+      ? ([`it did not answer within ${this.#connectTimeoutMs / 1000} s`, 'not-connected'] as const)
+      : whyNot(this.#name, error);
+    return new IotdmError('network.proxy', `the proxy ${this.#name} cannot be used: ${why}`, {
       cause: error,
+      details: { ...(reason === undefined ? {} : because(reason)), proxy: this.#name },
+      // A tunnel is asked for before anything is sent through it.
+      effect: 'none',
     });
   }
+}
+
+/** Why there is no connection to the proxy itself. */
+function whyNot(proxy: string, error: unknown): readonly [why: string, reason: ErrorReason | undefined] {
+  const code = systemErrorCode(error);
+  const shownCode = code === undefined ? '' : ` (${code})`;
+  const refused = certificateProblem(error);
+  if (refused !== undefined) return [`its certificate is refused: ${refused[0]}${shownCode}`, refused[1]];
+  const reason = connectionError(proxy, error).details?.['reason'];
+  return [`the connection failed${shownCode}`, reason as ErrorReason | undefined];
 }
 
 function authorizationHeader({ credentials }: Proxy): Record<string, string> {
@@ -98,8 +111,14 @@ function authorizationHeader({ credentials }: Proxy): Record<string, string> {
 }
 
 function refusedBy(proxy: string, host: string, status: number): IotdmError {
-  const reason = status === 407 ? 'it wants other credentials, or any' : `it does not connect to ${host}`;
-  return new IotdmError('network.proxy', `the proxy ${proxy} refuses: ${reason} (${status})`, {
-    details: { proxyStatus: status },
+  const isAboutUser = status === 407;
+  const why = isAboutUser ? 'it wants other credentials, or any' : `it does not connect to ${host}`;
+  return new IotdmError('network.proxy', `the proxy ${proxy} refuses: ${why} (${status})`, {
+    details: because(isAboutUser ? 'proxy-credentials' : 'proxy-refuses', {
+      host,
+      proxyStatus: status,
+      proxy,
+    }),
+    effect: 'none',
   });
 }

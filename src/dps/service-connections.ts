@@ -7,7 +7,7 @@ import type { ClientRequest } from 'node:http';
 import { isIP } from 'node:net';
 import { checkServerIdentity, connect as connectTls, TLSSocket, type SecureContext } from 'node:tls';
 import Client from 'undici/lib/dispatcher/client.js';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { secureContextWith } from '../trusted-certificates.ts';
 import { TunnelAgent } from './proxy-agent.ts';
 import type { Proxy } from './proxy.ts';
@@ -45,6 +45,7 @@ export class ServiceConnections {
   readonly #idle: Client[] = [];
   readonly #waiting: Use[] = [];
   readonly #connecting = new Set<TLSSocket>();
+  readonly #sockets = new WeakMap<Client, TLSSocket>();
 
   /** Throws `input.invalid` when `ca` holds no usable certificate. */
   constructor(options: ConnectionOptions) {
@@ -71,6 +72,11 @@ export class ServiceConnections {
     else this.#idle.push(connection);
     const next = this.#waiting.shift();
     if (next !== undefined) this.take(next);
+  }
+
+  /** The socket beneath a connection, once it is secure. */
+  socketOf(connection: HttpConnection): TLSSocket | undefined {
+    return this.#sockets.get(connection);
   }
 
   /** Ends all sockets, idle or not, and those that are being connected. */
@@ -141,7 +147,7 @@ export class ServiceConnections {
     let error: Error = new IotdmError('network.unavailable', `the connection to ${hostText} was closed`);
     const timer = setTimeout(() => {
       const text = `${hostText} did not complete a secure connection within ${connectTimeoutMs / 1000} s`;
-      socket.destroy(new IotdmError('network.timeout', text));
+      socket.destroy(new IotdmError('network.timeout', text, { details: because('not-connected') }));
     }, connectTimeoutMs);
     const failed = (reason: Error): void => {
       error = reason;
@@ -163,6 +169,7 @@ export class ServiceConnections {
     const secured = (): void => {
       end();
       isHandedOver = true;
+      this.#sockets.set(client, socket);
       client.once('connect', () => {
         isTaken = true;
       });

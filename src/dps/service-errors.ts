@@ -1,6 +1,7 @@
 /** Turns what a service answers, and what becomes of a connection to it, into iotdm's errors. */
 
-import { IotdmError, type ErrorCode, type ErrorDetails } from '../errors.ts';
+import { because, IotdmError, type ErrorCode, type ErrorDetails, type ErrorReason } from '../errors.ts';
+import { describeClock, isClockToBlame } from '../http-clock.ts';
 import { effectOfStatus, errorCodeOfStatus, shownText } from '../http-errors.ts';
 
 export { connectionError, errorCodeOfStatus, shownText } from '../http-errors.ts';
@@ -13,6 +14,8 @@ export interface RefusedAnswer {
   readonly errorCodeHeader: string | undefined;
   /** Already turned into milliseconds. */
   readonly retryAfterMs: number | undefined;
+  /** As `clockOffsetSeconds` has it from the answer, where the refused token was dated by this machine. */
+  readonly clockOffsetSeconds?: number;
   readonly body: string;
 }
 
@@ -54,16 +57,52 @@ export function refusalError(host: string, answer: RefusedAnswer): IotdmError {
   }
   const said = errorBody(answer.body);
   const errorCode = said.errorCode ?? headerErrorCode(answer.errorCodeHeader);
+  const details = {
+    status: answer.status,
+    ...(errorCode === undefined ? {} : { errorCode }),
+    ...(said.trackingId === undefined ? {} : { trackingId: said.trackingId }),
+    ...(answer.retryAfterMs === undefined ? {} : { retryAfterMs: answer.retryAfterMs }),
+  };
+  const words = said.message === undefined ? '' : `: ${said.message}`;
+  const { clockOffsetSeconds = 0 } = answer;
+  if (code === 'auth.refused' && isClockToBlame(clockOffsetSeconds, said.message)) {
+    return new IotdmError(
+      'auth.clock',
+      `${host} refused the token, and the clock of this machine is ${describeClock(clockOffsetSeconds)}`,
+      { effect: effectOfStatus(answer.status), details: { ...details, clockOffsetSeconds } },
+    );
+  }
+  const reason = reasonOf(code, answer.status, said.message);
   const meaning = `${host} ${meanings[code] ?? 'failed'} (${errorCode ?? answer.status})`;
-  return new IotdmError(code, said.message === undefined ? meaning : `${meaning}: ${said.message}`, {
+  return new IotdmError(code, `${meaning}${words}`, {
     effect: effectOfStatus(answer.status),
-    details: {
-      status: answer.status,
-      ...(errorCode === undefined ? {} : { errorCode }),
-      ...(said.trackingId === undefined ? {} : { trackingId: said.trackingId }),
-      ...(answer.retryAfterMs === undefined ? {} : { retryAfterMs: answer.retryAfterMs }),
-    },
+    details: reason === undefined ? details : because(reason, details),
   });
+}
+
+/**
+ * What the service objects to, by its own words: it gives 400004 for all of these ("Endorsement key is invalid, or does
+ * not match the Enrollment.", "Unsupported API version 2019-04-15.", both seen in public reports).
+ */
+const objections: readonly [RegExp, ErrorReason][] = [
+  [/\bapi[- ]?version\b/i, 'api-version-refused'],
+  [/\bendorsement ?key\b/i, 'endorsement-key-refused'],
+  [/\bregistration ?id\b/i, 'registration-id-refused'],
+  [/\bdevice ?id\b/i, 'device-id-refused'],
+];
+
+function reasonOf(code: ErrorCode, status: number, message: string | undefined): ErrorReason | undefined {
+  if (code === 'service.invalid') {
+    return objections.find(([words]) => words.test(message ?? ''))?.[1];
+  }
+  if (
+    code === 'auth.refused' &&
+    status === 403 &&
+    /\b(?:ip|address|network|firewall)\b/i.test(message ?? '')
+  ) {
+    return 'firewall';
+  }
+  return undefined;
 }
 
 /** `status 200 and content type text/html`: what can be said of a body that must not be quoted. */

@@ -1,7 +1,7 @@
 /** The emulator's settings in its state directory: where it can be found, and since when it is there. */
 
 import { join } from 'node:path';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { readState } from './state-directory.ts';
 
 export const emulatorSettingsFile = 'emulator.json';
@@ -40,7 +40,9 @@ export function recordedSettings(dir: string): EmulatorSettings | undefined {
   } catch {
     // Said below.
   }
-  throw new IotdmError('input.invalid', `${join(dir, emulatorSettingsFile)} is damaged`);
+  throw new IotdmError('input.invalid', `${join(dir, emulatorSettingsFile)} is damaged`, {
+    details: because('emulator-state'),
+  });
 }
 
 function isPort(value: unknown): value is number {

@@ -7,7 +7,7 @@
 import { randomBytes, randomInt } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { decodeBase64 } from '../encoding.ts';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
 import { deviceApi } from './device-api.ts';
 import { DeviceStore } from './device-store.ts';
@@ -254,7 +254,9 @@ function recordedKey(dir: string): Buffer | undefined {
   );
   const key = decodeBase64(found?.[1] ?? '');
   if (key !== undefined && key.length >= keyBytes) return key;
-  throw new IotdmError('input.invalid', `${join(dir, connectionStringFile)} is damaged`);
+  throw new IotdmError('input.invalid', `${join(dir, connectionStringFile)} is damaged`, {
+    details: because('emulator-state'),
+  });
 }
 
 /** Only when it would change: a reader's view of the file stays the same file. */

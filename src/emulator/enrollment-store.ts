@@ -7,7 +7,7 @@
  */
 
 import { closeSync, existsSync, openSync, readSync, truncateSync } from 'node:fs';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import type { Attestation } from './attestation-rules.ts';
 import { LogFile, parseLogLine, rewriteLog } from './log-file.ts';
 
@@ -74,7 +74,10 @@ export class EnrollmentStore {
       return new EnrollmentStore(new LogFile(file), loaded);
     } catch (cause) {
       if (cause instanceof IotdmError) throw cause;
-      throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
+      throw new IotdmError('input.unreadable', `${file} cannot be opened`, {
+        cause,
+        details: because('emulator-state'),
+      });
     }
   }
 
@@ -267,9 +270,13 @@ function apply(
   }
   if (Number.isSafeInteger(entry['start'])) {
     if (entry['schema'] === schema) return entry['start'] as number;
-    throw new IotdmError('input.invalid', `${where} is of another version of the emulator`);
+    throw new IotdmError('input.invalid', `${where} is of another version of the emulator`, {
+      details: because('emulator-state'),
+    });
   }
-  throw new IotdmError('input.invalid', `${where} is not an entry of the emulator's log`);
+  throw new IotdmError('input.invalid', `${where} is not an entry of the emulator's log`, {
+    details: because('emulator-state'),
+  });
 }
 
 function typeIn(attestation: unknown): Attestation['type'] | undefined {

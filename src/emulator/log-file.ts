@@ -11,7 +11,7 @@ import {
   rmSync,
   writeSync,
 } from 'node:fs';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 
 const ownerOnly = 0o600;
 
@@ -98,7 +98,7 @@ export function parseLogLine(line: string, at: string): Readonly<Record<string, 
   } catch {
     // Said below; the parser's own message would quote the line.
   }
-  throw new IotdmError('input.invalid', `${at} is damaged`);
+  throw new IotdmError('input.invalid', `${at} is damaged`, { details: because('emulator-state') });
 }
 
 function writeAll(descriptor: number, bytes: Buffer): void {

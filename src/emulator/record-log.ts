@@ -6,7 +6,7 @@
  */
 
 import { existsSync, readFileSync, truncateSync } from 'node:fs';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { LogFile, parseLogLine, rewriteLog } from './log-file.ts';
 
 const schema = 1;
@@ -46,7 +46,10 @@ export class RecordLog<Value> {
       return new RecordLog<Value>(new LogFile(file), records);
     } catch (cause) {
       if (cause instanceof IotdmError) throw cause;
-      throw new IotdmError('input.unreadable', `${file} cannot be opened`, { cause });
+      throw new IotdmError('input.unreadable', `${file} cannot be opened`, {
+        cause,
+        details: because('emulator-state'),
+      });
     }
   }
 
@@ -95,7 +98,9 @@ function load<Value>(
     const entry = parseLogLine(line, at);
     if (index === 0) {
       if (entry['schema'] === schema) continue;
-      throw new IotdmError('input.invalid', `${at} is of another version of the emulator`);
+      throw new IotdmError('input.invalid', `${at} is of another version of the emulator`, {
+        details: because('emulator-state'),
+      });
     }
     const { set = {}, delete: gone = [] } = entry;
     if (typeof set !== 'object' || set === null || !Array.isArray(gone)) throw notAnEntry(at);
@@ -125,7 +130,9 @@ function apply<Value>(
 }
 
 function notAnEntry(at: string): IotdmError {
-  return new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`);
+  return new IotdmError('input.invalid', `${at} is not an entry of the emulator's log`, {
+    details: because('emulator-state'),
+  });
 }
 
 /** What still counts, as the lines of a new log. */

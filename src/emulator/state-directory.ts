@@ -1,6 +1,6 @@
 /** The emulator's state directory, and a lock so that one process uses it. */
 
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { holderOfLock, takeProcessLock, type Holder, type ProcessLock } from '../process-lock.ts';
 
 export {
@@ -22,7 +22,7 @@ export function lockStateDirectory(dir: string, notes: Readonly<Record<string, u
   const taken = takeProcessLock(dir, lockFile, notes);
   if ('release' in taken) return taken;
   throw new IotdmError('input.locked', `an emulator runs in ${dir} already (process ${taken.pid})`, {
-    details: { dir, pid: taken.pid },
+    details: because('emulator-runs', { dir, pid: taken.pid }),
   });
 }
 

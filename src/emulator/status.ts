@@ -3,7 +3,7 @@
 import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { because, IotdmError, systemErrorCode } from '../errors.ts';
 import type { KnobReport } from './knobs.ts';
 import { holderOf, readState, removeDrafts } from './state-directory.ts';
 
@@ -95,7 +95,9 @@ export async function stopEmulator(directory: string, { wipe = false } = {}): Pr
     const deadline = Date.now() + STOP_TIMEOUT_MS;
     while (holderOf(dir)?.pid === pid) {
       if (Date.now() > deadline) {
-        throw new IotdmError('input.locked', `the emulator (process ${pid}) does not end`);
+        throw new IotdmError('input.locked', `the emulator (process ${pid}) does not end`, {
+          details: because('emulator-hangs', { pid }),
+        });
       }
       await delay(POLL_MS);
     }
@@ -119,6 +121,9 @@ function askToEnd(pid: number): void {
   } catch (cause) {
     // It has ended by itself meanwhile.
     if (systemErrorCode(cause) === 'ESRCH') return;
-    throw new IotdmError('input.locked', `the emulator (process ${pid}) belongs to another user`, { cause });
+    throw new IotdmError('input.locked', `the emulator (process ${pid}) belongs to another user`, {
+      cause,
+      details: because('emulator-of-another', { pid }),
+    });
   }
 }

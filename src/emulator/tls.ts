@@ -10,7 +10,7 @@ import {
   type KeyObject,
 } from 'node:crypto';
 import { join } from 'node:path';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { loadX509 } from '../x509.ts';
 import { readState, writePublicState, writeState } from './state-directory.ts';
 
@@ -76,12 +76,15 @@ function existingAuthority(dir: string): Signer | undefined {
     throw new IotdmError(
       'input.invalid',
       `${join(dir, caKeyFile)} is missing, the key of ${join(dir, caFile)}`,
+      { details: because('emulator-state') },
     );
   }
   const certificate = readCertificate(dir, caFile, certificateText);
   const key = readKey(dir, caKeyFile, keyText);
   if (!certificate.checkPrivateKey(key)) {
-    throw new IotdmError('input.invalid', `${join(dir, caKeyFile)} is not the key of ${join(dir, caFile)}`);
+    throw new IotdmError('input.invalid', `${join(dir, caKeyFile)} is not the key of ${join(dir, caFile)}`, {
+      details: because('emulator-state'),
+    });
   }
   return { key, certificate };
 }
@@ -190,7 +193,10 @@ function readCertificate(dir: string, name: string, text: string): X509Certifica
   try {
     return new X509Certificate(text);
   } catch (cause) {
-    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM certificate`, { cause });
+    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM certificate`, {
+      cause,
+      details: because('emulator-state'),
+    });
   }
 }
 
@@ -198,7 +204,10 @@ function readKey(dir: string, name: string, text: string): KeyObject {
   try {
     return createPrivateKey(text);
   } catch (cause) {
-    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM private key`, { cause });
+    throw new IotdmError('input.invalid', `${join(dir, name)} is not a PEM private key`, {
+      cause,
+      details: because('emulator-state'),
+    });
   }
 }
 

@@ -4,7 +4,7 @@
  * Source: IoT Hub REST API, "Device - Receive Device Bound Notification" and "Device - Abandon Device Bound
  * Notification", api-version 2021-04-12.
  */
-import { refusal, send, type HubOptions } from './hub-request.ts';
+import { pageInPlace, refusal, send, unexpected, type HubAnswer, type HubOptions } from './hub-request.ts';
 
 export interface HubDevice {
   readonly deviceId: string;
@@ -31,10 +31,19 @@ export async function lookForMessage(
   if (answer.status === 204) return 'none';
   if (answer.status !== 200) throw refusal(options, answer);
   const etag = answer.headers.etag?.replace(/^"|"$/g, '');
-  if (etag !== undefined) {
-    const resource = `${queue}/${encodeURIComponent(etag)}/abandon`;
-    // Where that fails, the message comes back by itself when its lock ends.
-    await send(options, { method: 'POST', resource, token }).catch(() => undefined);
-  }
+  // Whoever answers something else than a message has not judged the token.
+  const page = pageInPlace(options, answer);
+  if (page !== undefined) throw page;
+  if (etag === undefined || !mayBeMessage(answer))
+    throw unexpected(options, 'it is no message to the device');
+  const resource = `${queue}/${encodeURIComponent(etag)}/abandon`;
+  // Where that fails, the message comes back by itself when its lock ends.
+  await send(options, { method: 'POST', resource, token }).catch(() => undefined);
   return 'waiting';
+}
+
+/** A message may be of any type, also a page; then the hub says in headers of its own what it is. */
+function mayBeMessage({ headers }: HubAnswer): boolean {
+  const isHtml = /html/i.test(headers['content-type'] ?? '');
+  return !isHtml || Object.keys(headers).some((name) => name.startsWith('iothub-'));
 }

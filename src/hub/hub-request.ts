@@ -3,9 +3,16 @@ import type { Agent, IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { isIP } from 'node:net';
 import { checkServerIdentity } from 'node:tls';
-import { IotdmError, systemErrorCode, withEffect, type ErrorCode } from '../errors.ts';
-import { clockOffsetSeconds, describeClock, isClockOff } from '../http-clock.ts';
-import { connectionError, effectOfStatus, errorCodeOfStatus, shownText } from '../http-errors.ts';
+import { because, IotdmError, systemErrorCode, withDetails, withEffect, type ErrorCode } from '../errors.ts';
+import { clockOffsetSeconds, describeClock, isClockToBlame } from '../http-clock.ts';
+import {
+  connectionError,
+  effectOfStatus,
+  errorCodeOfStatus,
+  shownText,
+  throughProxy,
+} from '../http-errors.ts';
+import { isPage, privateAuthority, proxyPage } from '../intermediary.ts';
 import { secureContextWith } from '../trusted-certificates.ts';
 
 export interface HubTrace {
@@ -24,6 +31,8 @@ export interface HubOptions {
   readonly ca?: string;
   /** Whose connections lead there, such as through a proxy; without one, each request has its own connection. */
   readonly agent?: Agent;
+  /** Name of the proxy that they lead through. */
+  readonly proxy?: string;
   /** From the first byte sent to the last one received. */
   readonly timeoutMs: number;
   /** Such as `iotdm/0.1.0`. */
@@ -44,6 +53,8 @@ export interface HubAnswer {
   readonly headers: IncomingMessage['headers'];
   /** May hold keys. */
   readonly body: string;
+  /** Of an answer that is a page, as `privateAuthority` finds it. */
+  readonly authority?: string | undefined;
 }
 
 export interface HubRequest {
@@ -76,7 +87,9 @@ export async function send(options: HubOptions, request: HubRequest): Promise<Hu
     const failure =
       options.signal?.aborted === true
         ? new IotdmError('interrupted.signal', 'interrupted', { cause })
-        : connectionError(hostText(options), cause);
+        : withDetails(throughProxy(connectionError(hostText(options), cause), options.proxy), {
+            service: 'hub',
+          });
     const error = withEffect(failure, progress.isSent ? 'unknown' : 'none');
     trace({ error: systemErrorCode(error.cause) ?? error.code });
     throw error;
@@ -131,6 +144,9 @@ function exchange(
       }
     });
     request.on('response', (response) => {
+      const { statusCode: status = 0, headers } = response;
+      // Asked now, as the connection may be gone with the answer.
+      const authority = isPage({ status, headers }) ? privateAuthority(response.socket) : undefined;
       let size = 0;
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => {
@@ -142,7 +158,7 @@ function exchange(
       response.on('end', () => {
         const text = Buffer.concat(chunks).toString('utf8');
         for (const chunk of chunks) chunk.fill(0);
-        resolve({ status: response.statusCode ?? 0, headers: response.headers, body: text });
+        resolve({ status, headers, body: text, authority });
       });
     });
     request.end(body);
@@ -162,14 +178,18 @@ const meanings: Partial<Record<ErrorCode, string>> = {
 };
 
 /** The error for an answer that is no success. */
-export function refusal(options: HubOptions, { status, headers }: HubAnswer): IotdmError {
+export function refusal(options: HubOptions, answer: HubAnswer): IotdmError {
+  const page = pageInPlace(options, answer);
+  if (page !== undefined) return page;
+  const { status, headers } = answer;
   const header = headers['iothub-errorcode'];
   const said = typeof header === 'string' ? shownText(header, 60) : undefined;
   // IoT Hub says 403 also when a quota is used up, which has nothing to do with who asks.
-  const code = /quota/i.test(said ?? '') ? 'network.throttled' : errorCodeOfStatus(status);
-  const isPage = /html/i.test(headers['content-type'] ?? '');
+  const isQuota = /quota/i.test(said ?? '');
+  const code = isQuota ? 'network.throttled' : errorCodeOfStatus(status);
+  const isHtml = /html/i.test(headers['content-type'] ?? '');
   const seconds = clockOffsetSeconds(headers.date, (options.clock ?? Date.now)());
-  if (code === 'auth.refused' && isClockOff(seconds)) {
+  if (code === 'auth.refused' && isClockToBlame(seconds, said)) {
     return new IotdmError(
       'auth.clock',
       `${hostText(options)} refused the token, and the clock of this machine is ${describeClock(seconds)}`,
@@ -177,15 +197,30 @@ export function refusal(options: HubOptions, { status, headers }: HubAnswer): Io
     );
   }
   const meaning = meanings[code];
-  if (meaning === undefined || isPage) return unexpected(options, `status ${status}`);
+  if (meaning === undefined || isHtml) return unexpected(options, `status ${status}`);
   return new IotdmError(
     code,
     `${hostText(options)} ${meaning} (${said === undefined ? status : `${status} ${said}`})`,
     {
       effect: effectOfStatus(status),
-      details: { status, service: 'hub', ...(said === undefined ? {} : { hubErrorCode: said }) },
+      details: {
+        ...(isQuota ? because('quota') : {}),
+        status,
+        service: 'hub',
+        ...(said === undefined ? {} : { hubErrorCode: said }),
+      },
     },
   );
+}
+
+/** The error for a page that a proxy gave in place of the hub, or undefined. */
+export function pageInPlace(
+  options: HubOptions,
+  { status, headers, authority }: HubAnswer,
+): IotdmError | undefined {
+  const route = { proxy: options.proxy, authority };
+  const page = proxyPage(hostText(options), { status, headers }, route, `status ${status}`);
+  return page === undefined ? undefined : withDetails(page, { service: 'hub' });
 }
 
 /** The error for an answer that no hub gives. @param what is wrong with it, without a value from it */

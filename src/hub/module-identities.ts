@@ -5,9 +5,10 @@
  */
 import { setTimeout as wait } from 'node:timers/promises';
 import { decodeBase64 } from '../encoding.ts';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { Secret } from '../secret.ts';
 import {
+  pageInPlace,
   refusal,
   send,
   unexpected,
@@ -64,7 +65,11 @@ async function ask(options: ModuleIdentityOptions, request: HubRequest): Promise
   for (let attempt = 1; ; attempt += 1) {
     try {
       const answer = await send(options, request);
-      if (answer.status !== 429 && answer.status < 500) return answer;
+      if (answer.status !== 429 && answer.status < 500) {
+        const page = pageInPlace(options, answer);
+        if (page !== undefined) throw page;
+        return answer;
+      }
       if (attempt >= ATTEMPTS) throw refusal(options, answer);
       await pause(options, waitMs(attempt, answer.headers['retry-after']));
     } catch (error) {
@@ -101,7 +106,7 @@ function keyOf(options: HubOptions, { body }: HubAnswer, deviceId: string, modul
   const type = authentication?.['type'] ?? 'sas';
   if (type !== 'sas') {
     throw new IotdmError('service.invalid', `module ${moduleId} has no symmetric key at the hub`, {
-      details: { service: 'hub', moduleId },
+      details: because('no-symmetric-key', { service: 'hub', moduleId }),
     });
   }
   const text = object(authentication?.['symmetricKey'])?.['primaryKey'];

@@ -2,7 +2,7 @@
  * A file of outcomes: one NDJSON record each, appended by any number of stations at once, for its owner only, and on disk
  * before it is reported.
  */
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { because, IotdmError, systemErrorCode } from '../errors.ts';
 import { AppendLog } from './append-log.ts';
 import { withFileLock, type FileLease, type FileLockOptions } from './file-lock.ts';
 
@@ -115,5 +115,7 @@ function parsed(file: string, line: Buffer): unknown {
 }
 
 function notALog(file: string): IotdmError {
-  return new IotdmError('input.invalid', `${file} holds something else than records of provisioning`);
+  return new IotdmError('input.invalid', `${file} holds something else than records of provisioning`, {
+    details: because('record-file'),
+  });
 }

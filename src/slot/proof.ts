@@ -1,6 +1,6 @@
 /** Proof that a slot holds what it should: a fresh nonce is signed in the TPM, and the URI is read back. */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError, type ErrorReason } from '../errors.ts';
 import type { Secret } from '../secret.ts';
 import { keyHandle, uriIndex } from './layout.ts';
 import type { SlotTpm } from './slot-tpm.ts';
@@ -30,6 +30,7 @@ export async function signNonce(tpm: SlotTpm, handle: number): Promise<Proof> {
  * The slot's key signs a nonce as the expected key does. One TPM command.
  * @param expected the key itself, or what it has signed
  * @param which key, for the error
+ * @param reason why it may be another one
  * @throws IotdmError `verify.slot`
  */
 export async function proveKey(
@@ -37,12 +38,13 @@ export async function proveKey(
   slot: number,
   expected: Proof | Secret,
   which = 'that was written',
+  reason?: ErrorReason,
 ): Promise<void> {
   const proof = 'nonce' in expected ? expected : ofSecret(expected);
   const signature = await tpm.hmac(keyHandle(slot), proof.nonce);
   if (!sameBytes(signature, proof.signature)) {
     throw new IotdmError('verify.slot', `slot ${slot} does not sign with the key ${which}`, {
-      details: { slot },
+      details: reason === undefined ? { slot } : because(reason, { slot }),
     });
   }
 }

@@ -5,7 +5,7 @@
  * A record is not trusted. Its key must be one that this TPM loads, and its contents must be signed by that key, or by
  * the slot's own where no key is new.
  */
-import { IotdmError } from '../errors.ts';
+import { IotdmError, withDetails } from '../errors.ts';
 import {
   advance,
   canTakeBack,
@@ -104,11 +104,16 @@ export async function repairSlot(
   await freeLeftover(access, slot, tpmName);
   if (parsed !== undefined) {
     const { record } = parsed;
-    if (record.target.key != null) {
-      if (!(await standingKeys(tpm)).has(SRK_HANDLE)) await tpm.makeStorageRootKey();
+    try {
+      if (record.target.key != null) {
+        if (!(await standingKeys(tpm)).has(SRK_HANDLE)) await tpm.makeStorageRootKey();
+      }
+      if (outcome === 'finished') await finish(tpm, looked, parsed);
+      if (outcome === 'undone') await undo(tpm, looked, parsed);
+    } catch (error) {
+      // Its record is there still.
+      throw error instanceof IotdmError ? withDetails(error, { slot, interrupted: record.kind }) : error;
     }
-    if (outcome === 'finished') await finish(tpm, looked, parsed);
-    if (outcome === 'undone') await undo(tpm, looked, parsed);
   }
   recovery.remove(tpmName, slot);
   return { ...(await showSlot(tpm, slot, recovery)), outcome };

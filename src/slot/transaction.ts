@@ -2,7 +2,7 @@
  * A change to a slot as a transaction: what can fail is tried first, what is needed to finish is on disk before the
  * first step, and only a proved slot ends it.
  */
-import { IotdmError } from '../errors.ts';
+import { IotdmError, withDetails } from '../errors.ts';
 import type { Secret } from '../secret.ts';
 import { advance, extraUriBytes, probeRoom, Progress, removeRoomProbe, takeBack } from './change.ts';
 import type { Looked } from './guard.ts';
@@ -153,8 +153,11 @@ async function failure(access: SlotAccess, plan: Plan, course: Course, error: un
   const { slot, kind, target, looked } = plan;
   const { before, progress } = course;
   if (!progress.changed) {
-    await dropRecord(access, plan, course, { isAsFound: true });
-    return error;
+    const isDropped = await dropRecord(access, plan, course, { isAsFound: true });
+    // The record stays for whoever finishes or takes back what was begun.
+    return isDropped || !(error instanceof IotdmError)
+      ? error
+      : withDetails(error, { slot, interrupted: kind });
   }
   // A slot that is written and fails its proof is not taken back: what is wrong with it is still to be seen.
   if (error instanceof IotdmError && error.code === 'verify.slot') return error;
@@ -183,7 +186,7 @@ async function failure(access: SlotAccess, plan: Plan, course: Course, error: un
 }
 
 /**
- * Removes the record of a change of which nothing is left; else it stays, for whoever comes next to clean up by. One
+ * Removes the record of a change of which nothing is left, and says whether it did; else it stays, for whoever comes next to clean up by. One
  * that was replaced, and still says how to finish what stands in the slot, comes back.
  * @param options.isAsFound whether the slot is as this change found it
  */
@@ -192,12 +195,13 @@ async function dropRecord(
   { slot, tpmName, looked }: Plan,
   { former, progress }: Course,
   { isAsFound }: { readonly isAsFound: boolean },
-): Promise<void> {
-  if (tpm.mayHaveLeftLoaded) return;
-  if (progress.hasProbe && !(await removeRoomProbe(tpm).catch(() => false))) return;
+): Promise<boolean> {
+  if (tpm.mayHaveLeftLoaded) return false;
+  if (progress.hasProbe && !(await removeRoomProbe(tpm).catch(() => false))) return false;
   if (isAsFound && former?.kind === 'record' && isStillOf(looked.parts, former.record)) {
     recovery.write(tpmName, slot, formatRecord(former.body, former.signature));
   } else recovery.remove(tpmName, slot);
+  return true;
 }
 
 function isAsBefore({ key, uri }: SlotParts, before: SlotBefore): boolean {

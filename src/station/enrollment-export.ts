@@ -3,7 +3,7 @@
  * shell script for the Azure CLI. Everything is written as it is read; nothing is held but the columns of a CSV.
  */
 import type { Enrollment } from '../dps/enrollment.ts';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { csvLine } from '../records/csv.ts';
 import { enrollmentFields, nameOfReprovisionPolicy, type EnrollmentField } from './enrollment-columns.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
@@ -227,7 +227,7 @@ function unsupported({ registrationId }: Enrollment, format: ExportFormat, what:
     'usage.unsupported',
     `${format} cannot say ${what}, as ${registrationId} has it: use dps-json`,
     {
-      details: { registrationId, format },
+      details: because('export-format', { registrationId, format }),
     },
   );
 }

@@ -123,7 +123,7 @@ export class Requests {
         return await this.#untilTakenUp('read', 1, () => this.#options.service.find(registrationId));
       } catch (error) {
         if (!(error instanceof FateUnknown)) throw error;
-        const isStrange = error.cause.code === 'service.unexpected-answer';
+        const isStrange = isStrangeAnswer(error.cause);
         const isHopeless = isStrange
           ? attempt + 1 >= readAttempts && this.#answers > 0
           : attempt + 1 >= failedReads && this.#answers > answersBefore;
@@ -193,7 +193,7 @@ export class Requests {
         if (error instanceof IotdmError) {
           if (error.code === 'network.throttled') governor.refused(retryAfterOf(error), sentAt);
           else if (isRefusal(error)) this.#gotThrough(kind, cost);
-          if (error.code === 'service.unexpected-answer') this.#strangeInARow += 1;
+          if (isStrangeAnswer(error)) this.#strangeInARow += 1;
         }
         throw error;
       }
@@ -237,11 +237,17 @@ function isTransient({ code }: IotdmError): boolean {
 }
 
 /** Nobody is there, or somebody else: a page with its status, where the service's JSON could only be broken. */
-function isAboutTheHost({ code, details }: IotdmError): boolean {
-  return (
-    code === 'network.unreachable' ||
-    (code === 'service.unexpected-answer' && details?.['status'] !== undefined)
-  );
+function isAboutTheHost(error: IotdmError): boolean {
+  const { code, details } = error;
+  if (code === 'network.unreachable') return true;
+  if (code === 'network.proxy') return details?.['reason'] !== 'proxy-gateway';
+  return code === 'service.unexpected-answer' && details?.['status'] !== undefined;
+}
+
+/** Somebody else than the service has answered. */
+function isStrangeAnswer({ code, details }: IotdmError): boolean {
+  const isPage = code === 'network.proxy' && details?.['status'] !== undefined;
+  return code === 'service.unexpected-answer' || (isPage && details['reason'] !== 'proxy-gateway');
 }
 
 /** The service has answered, and does not want this one. */

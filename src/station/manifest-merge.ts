@@ -1,6 +1,6 @@
 /** Makes one manifest of several: verified first, ordered by time, each device once, with a chain of its own. */
 import { open, stat, type FileHandle } from 'node:fs/promises';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { because, IotdmError, systemErrorCode } from '../errors.ts';
 import { lineHash, parseManifestLine, relinkedLine } from '../records/manifest.ts';
 import { readFailure } from '../records/text-source.ts';
 import { FirstSeen } from './first-seen.ts';
@@ -188,7 +188,7 @@ class LineReader {
     const record = markOf(lineHash(bytes)) === mark ? parseManifestLine(bytes.toString('utf8')) : undefined;
     if (record !== undefined) return record;
     throw new IotdmError('verify.manifest', `${this.#name} was changed while it was read`, {
-      details: { file: this.#name },
+      details: because('changed-while-read', { file: this.#name }),
     });
   }
 

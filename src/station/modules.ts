@@ -1,5 +1,5 @@
 /** Identities of modules: each is read from the hub or created there, in the name of the device, and put into its slot. */
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import type { Secret } from '../secret.ts';
 import { formatUri, type DeviceIdentity } from '../slot/device-identity.ts';
 import {
@@ -133,7 +133,7 @@ export async function readDevice({ tpm, recovery }: SlotAccess, slot: number): P
   const details = { slot, state, uri: view.uri, keyName: view.keyName, interrupted: view.interrupted };
   if (moduleId !== null) {
     throw new IotdmError('usage.invalid', `slot ${slot} holds the identity of a module, not of a device`, {
-      details,
+      details: because('module-slot', details),
     });
   }
   const what = state === 'ready' ? 'incomplete' : state;

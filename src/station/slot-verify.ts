@@ -1,5 +1,5 @@
 /** What can be proved of a slot on demand: in the TPM, against a connection string, and at the hub. Changes nothing. */
-import { IotdmError, type ErrorCode } from '../errors.ts';
+import { because, IotdmError, type ErrorCode } from '../errors.ts';
 import { lookForMessage } from '../hub/device-hub.ts';
 import type { HubOptions } from '../hub/hub-request.ts';
 import { formatUri, type DeviceCredentials, type DeviceIdentity } from '../slot/device-identity.ts';
@@ -140,9 +140,9 @@ async function compare(
   const expected = formatUri(credentials.identity);
   if (formatUri(identity) !== expected) {
     throw new IotdmError('verify.slot', `slot ${slot} holds ${formatUri(identity)}, and not ${expected}`, {
-      details: { slot },
+      details: because('other-identity', { slot }),
     });
   }
-  await proveKey(tpm, slot, credentials.key, 'in the connection string');
+  await proveKey(tpm, slot, credentials.key, 'in the connection string', 'other-key');
   return 'the slot holds the identity in the connection string, and signs with its key';
 }

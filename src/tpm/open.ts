@@ -1,5 +1,5 @@
 /** Opens the transport that a TCTI names. */
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 import { DEFAULT_DEVICES, formatAddress, type Tcti } from './tcti.ts';
 import type { TpmTransport } from './transport.ts';
 import { openCommandTransport } from './transports/command.ts';
@@ -44,7 +44,9 @@ export async function openTransport(
       return openCommandTransport(tcti.command, timeoutMs);
     case 'tbs':
       if (platform !== 'win32') {
-        throw new IotdmError('usage.unsupported', `tbs is Windows' way to the TPM, and this is ${platform}`);
+        throw new IotdmError('usage.unsupported', `tbs is Windows' way to the TPM, and this is ${platform}`, {
+          details: because('not-windows'),
+        });
       }
       return openTbsTransport(timeoutMs, machine.loadTbs);
     case undefined:

@@ -8,7 +8,7 @@ import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { IotdmError, systemErrorCode } from '../errors.ts';
+import { because, IotdmError, systemErrorCode } from '../errors.ts';
 
 export interface SimulatorStatus {
   readonly running: boolean;
@@ -167,6 +167,7 @@ async function run(program: string, args: readonly string[]): Promise<void> {
       error instanceof Error && 'stderr' in error ? String(error.stderr).trim().split('\n').at(-1) : '';
     throw new IotdmError('tpm-unavailable.connection', `${program} failed: ${output ?? ''}`, {
       cause: error,
+      details: because('simulator-failed'),
     });
   }
 }
@@ -242,7 +243,8 @@ async function until(
 ): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new IotdmError('tpm-unavailable.connection', failure);
+    if (Date.now() > deadline)
+      throw new IotdmError('tpm-unavailable.connection', failure, { details: because('simulator-failed') });
     await new Promise((done) => setTimeout(done, POLL_MS));
   }
 }

@@ -1,6 +1,6 @@
 /** Which TPM to talk to, in the notation of tpm2-tools (TCTI strings). */
 import { isIPv6 } from 'node:net';
-import { IotdmError } from '../errors.ts';
+import { because, IotdmError } from '../errors.ts';
 
 export type Tcti =
   | { readonly kind: 'device'; readonly path: string }
@@ -48,7 +48,7 @@ export function parseTcti(text: string): Tcti {
       throw new IotdmError(
         'usage.unsupported',
         `the TPM access broker (tabrmd) is not supported; did you mean device:${DEFAULT_DEVICES[0]}?`,
-        { details: { meant: `device:${DEFAULT_DEVICES[0]}` } },
+        { details: because('access-broker', { meant: `device:${DEFAULT_DEVICES[0]}` }) },
       );
     default:
       throw unnamed(text);

@@ -16,7 +16,7 @@ import {
   type EmulatedService,
   type Lifetime,
 } from '../lab/lab.ts';
-import { failing } from './failing.ts';
+import { failing, shownFailure } from './failing.ts';
 
 const lifetime = lifetimeOfFile();
 const password = 'marked-proxy-password';
@@ -196,6 +196,32 @@ describe('Microsoft Entra ID', () => {
     const { exitCode, code, hint } = await failing(args, { env });
     assert.deepEqual([exitCode, code], [5, 'auth.no-token']);
     assert.match(hint, /az login.*--dps-connection-string-file/);
+  });
+
+  it('of the clouds of China and of the US government is asked there, and gives tokens for their hosts', async (t) => {
+    const asked = await startConnectProxy();
+    t.after(() => asked.close());
+    asked.answer = 'HTTP/1.1 403 Forbidden\r\n\r\n';
+    const identity = { AZURE_TENANT_ID: 'tenant', AZURE_CLIENT_ID: 'client', AZURE_CLIENT_SECRET: 'marked' };
+    const env = { ...direct, ...identity, AZURE_TOKEN_CREDENTIALS: 'EnvironmentCredential' };
+    const proxied = ['--proxy', `127.0.0.1:${asked.port}`, '--json'];
+    const publicLogin = 'https://login.microsoftonline.com';
+    for (const [suffix, more, authority, cloud] of [
+      ['cn', {}, 'login.partner.microsoftonline.cn:443', 'AzureChinaCloud'],
+      ['us', {}, 'login.microsoftonline.us:443', 'AzureUSGovernment'],
+      ['us', { AZURE_AUTHORITY_HOST: publicLogin }, 'login.microsoftonline.com:443', 'AzureUSGovernment'],
+      ['net', {}, 'login.microsoftonline.com:443', undefined],
+    ] as const) {
+      asked.tunnels.length = 0;
+      const host = `plant.azure-devices-provisioning.${suffix}`;
+      const outcome = await iotdm(['enrollment', 'list', '--dps', host, ...proxied], {
+        env: { ...env, ...more },
+      });
+      const { code, hint } = shownFailure(outcome);
+      assert.deepEqual([outcome.code, code], [5, 'auth.no-token'], outcome.stderr);
+      assert.deepEqual([...new Set(asked.tunnels)], [authority]);
+      assert.equal(/az cloud set --name (\w+)/.exec(hint)?.[1], cloud);
+    }
   });
 
   it('gets no token for a host that is no provisioning service', async (t) => {

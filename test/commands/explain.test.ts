@@ -7,9 +7,10 @@ import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import type { Command } from 'commander';
 import fc from 'fast-check';
-import { kinds, type Explanation } from '../../commands/catalogue/entry.ts';
+import { fixText, kinds, type Explanation } from '../../commands/catalogue/entry.ts';
 import { exitCodes } from '../../commands/catalogue/exit-codes.ts';
 import { explain } from '../../commands/catalogue/explain.ts';
+import { reasonEntries } from '../../commands/catalogue/reasons.ts';
 import { systemErrorNames, systemErrorOfNumber } from '../../commands/catalogue/system-errors.ts';
 import { tpmEntries } from '../../commands/catalogue/tpm-codes.ts';
 import { tssMessages } from '../../commands/catalogue/tss-messages.ts';
@@ -123,7 +124,8 @@ describe('the catalogue of codes', () => {
     // "the iotdm command", "if iotdm sends it"
     const prose = ['command', 'sends', 'binds', 'needs', 'sees', 'is', 'again'];
     const tools = new Set<string>();
-    for (const { fix } of wholeCatalogue()) {
+    const ofCauses = Object.values(reasonEntries).map((entry) => ({ fix: fixText(entry.fix) }));
+    for (const { fix } of [...wholeCatalogue(), ...ofCauses]) {
       for (const [, noun = '', verb = ''] of fix.matchAll(/\biotdm ([a-z]+)(?: ([a-z][a-z-]+))?/g)) {
         if (prose.includes(noun)) continue;
         assert.ok(nouns.has(noun) && (known.has(`${noun} ${verb}`) || known.has(noun)), fix);
@@ -175,7 +177,15 @@ describe('a code as it is pasted', () => {
     ['-2144845809', ['0x8028400f TBS_E_TPM_NOT_FOUND']],
     ['TBS_E_TPM_NOT_FOUND', ['0x8028400f TBS_E_TPM_NOT_FOUND']],
     ['404201', ['404201 DPS 404201']],
-    ['400004', ['400004 DPS 400004', '400004 IoT Hub 400004']],
+    [
+      '400004',
+      [
+        '400004 DPS 400004 (endorsement key)',
+        '400004 DPS 400004 (registration id)',
+        '400004 DPS 400004 (API version)',
+        '400004 IoT Hub 400004',
+      ],
+    ],
     ['409777', ['409777 HTTP 409 Conflict']],
     ['{"errorCode":404201,"message":"Enrollment not found."}', ['404201 DPS 404201']],
     ['HTTP/1.1 429 Too Many Requests', ['429 HTTP 429 Too Many Requests']],

@@ -38,7 +38,10 @@ const place = (at = service): string[] => [
 ];
 
 function register(args: readonly string[], at = service, nodeArgs: readonly string[] = []): Promise<Outcome> {
-  return iotdm(['device', 'register', ...place(at), ...args], { nodeArgs });
+  const usual = place(at);
+  // No option is given twice: what the test says comes in place of the usual one.
+  const kept = usual.filter((_, index) => !args.includes(usual[index - (index % 2)] ?? ''));
+  return iotdm(['device', 'register', ...kept, ...args], { nodeArgs });
 }
 
 interface Failed {
@@ -91,6 +94,30 @@ describe('iotdm device register', () => {
     assert.equal(proved.code, 0, proved.stdout);
   });
 
+  it('leaves a key without a name alone, as an SDK keeps one, and says what replaces it', async () => {
+    const key = Buffer.alloc(32, 7).toString('base64');
+    const written = await iotdm(['slot', 'key', 'write', '3', '--key-file', '-', ...place().slice(0, 6)], {
+      stdin: key,
+    });
+    assert.equal(written.code, 0, written.stderr);
+    const refused = await register(['--slot', '3', '--json']);
+    assert.equal(refused.code, 4);
+    assert.equal(errorIn(refused).code, 'tpm.slot-incomplete');
+    assert.equal(errorIn(refused).hint, 'pass --overwrite to replace it with what DPS gives to this device');
+    const replaced = await register(['--slot', '3', '--json', '--overwrite']);
+    assert.equal(replaced.code, 0, replaced.stderr);
+  });
+
+  it('warns of an ID scope that is of another cloud than the host', async () => {
+    const args = ['device', 'register', '--id-scope', '0cn0000990D', '--tpm', 'swtpm:host=127.0.0.1,port=1'];
+    const warned = await iotdm(args);
+    assert.equal(warned.code, 3);
+    assert.match(
+      warned.stderr,
+      /warning: the ID scope 0cn0000990D is one of Azure in China, .* pass --device-host global\.azure-devices-provisioning\.cn/,
+    );
+  });
+
   it('with the hub out of reach warns, unless it is to be asked', async () => {
     const there = ['--hub-host', '127.0.0.1:1'];
     const warned = await register(['--slot', '5', '--json', ...there]);
@@ -124,9 +151,9 @@ describe('iotdm device register', () => {
         ['--registration-id', 'disabled'],
         6,
         'service.not-assigned',
-        /--mode update.*provisioningStatus enabled/,
+        /iotdm enrollment update disabled --provisioning-status enabled/,
       ],
-      [['--device-host', '127.0.0.1:1'], 7, 'network.unreachable', /check the host name/],
+      [['--device-host', '127.0.0.1:1'], 7, 'network.unreachable', /check host and port in --device-host/],
       [['--id-scope', '../x'], 2, 'usage.invalid', /device register --help/],
       [['--registration-id', 'a b'], 2, 'usage.invalid', /--help/],
       [['--deadline', '0'], 2, 'usage.invalid', /--help/],

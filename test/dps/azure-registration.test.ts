@@ -313,14 +313,11 @@ describe('an answer that is not as specified', () => {
     });
 
   it('is refused in one way, and the process lives on', async () => {
-    const html = answering(200, '<html>', { 'content-type': 'text/html' });
     for (const answers of [
       [assigned],
       [blob('not base64!')],
       [blob('')],
       [blob(7)],
-      [html],
-      [challenge, html],
       [challenge, answering(200, '{"status":')],
       [challenge, answering(200, '')],
       [challenge, answering(200, '[]')],
@@ -340,6 +337,22 @@ describe('an answer that is not as specified', () => {
     ]) {
       assert.equal(await codeAfter(...answers), 'service.unexpected-answer', inspect(server.requests.at(-1)));
     }
+  });
+
+  it("is a proxy's where it is a page, also in place of the challenge", async () => {
+    const page = (status: number): Answerer => answering(status, '<html>', { 'content-type': 'text/html' });
+    for (const answers of [
+      [page(200)],
+      [page(401)],
+      [page(403)],
+      [challenge, page(200)],
+      [challenge, page(407)],
+    ]) {
+      assert.equal(await codeAfter(...answers), 'network.proxy', inspect(server.requests.at(-1)));
+    }
+    // What is in between may reach the service the next time.
+    server.answer(page(502), challenge, page(504), assigned);
+    assert.equal((await register()).deviceId, 'Press-17');
   });
 });
 

@@ -8,7 +8,9 @@ import type { HttpTrace } from '../../src/dps/azure-http.ts';
 import type { EnrollmentGroups, ProvisioningService } from '../../src/dps/service.ts';
 import tls, { type TLSSocket } from 'node:tls';
 import { syncBuiltinESMExports } from 'node:module';
+import { refusalError } from '../../src/dps/service-errors.ts';
 import { IotdmError } from '../../src/errors.ts';
+import { proxyPage } from '../../src/intermediary.ts';
 import { Secret } from '../../src/secret.ts';
 import { makeAuthority } from '../fakes/certificates.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
@@ -304,20 +306,10 @@ describe('answers of the service', () => {
     }
   });
 
-  it('are refused when they are truncated JSON, HTML, empty or too large', async () => {
+  it('are refused when they are truncated JSON, empty or too large', async () => {
     const service = open();
     server.answer(answering(200, '{"registrationId":"dev'));
     assert.match((await failure(service.find('device-0001'))).message, /not valid JSON$/);
-
-    const page = '<html><body>Please log in</body></html>';
-    for (const status of [200, 302, 403, 404]) {
-      server.answer(answering(status, page, { 'content-type': 'text/html; charset=utf-8' }));
-      const error = await failure(service.find('device-0001'));
-      assert.equal(error.code, 'service.unexpected-answer');
-      assert.match(error.message, new RegExp(`status ${status} and content type text/html$`));
-      assert.equal(error.details?.['status'], status);
-      assert.ok(!inspect(error).includes('log in'));
-    }
 
     server.answer(answering(200, ''));
     assert.equal((await failure(service.find('device-0001'))).code, 'service.unexpected-answer');
@@ -336,6 +328,97 @@ describe('answers of the service', () => {
       more();
     });
     assert.match((await failure(service.find('device-0001'))).message, /larger than 16 MiB$/);
+  });
+
+  it('are those of a proxy where they are a page, of whatever status', async () => {
+    const service = open();
+    const page = '<html><body>Please log in</body></html>';
+    const html = { 'content-type': 'text/html; charset=utf-8' };
+    for (const [status, reason, effect] of [
+      [200, 'proxy-page', 'unknown'],
+      [403, 'proxy-page', 'unknown'],
+      [404, 'proxy-page', 'unknown'],
+      [302, 'proxy-login', 'unknown'],
+      [511, 'proxy-login', 'refused'],
+      [407, 'proxy-credentials', 'refused'],
+      [502, 'proxy-gateway', 'unknown'],
+    ] as const) {
+      server.answer(answering(status, page, html));
+      const error = await failure(service.find('device-0001'));
+      assert.deepEqual([error.code, error.effect], ['network.proxy', effect], String(status));
+      assert.equal(
+        error.message,
+        `a proxy between here and ${server.host} (its certificate comes from "lying authority") answered in place of ` +
+          `${server.host}: status ${status} and content type text/html`,
+      );
+      assert.deepEqual([error.details?.['status'], error.details?.['reason']], [status, reason]);
+      assert.ok(!inspect(error).includes('log in'));
+    }
+    server.answer(answering(403, page, { ...html, via: '1.1 squid01 (squid/5.7)' }));
+    assert.match(
+      (await failure(service.find('x'))).message,
+      /it calls itself "1\.1 squid01 \(squid\/5\.7\)"/,
+    );
+    server.answer(answering(200, 'blocked', { 'content-type': 'text/plain' }));
+    assert.equal((await failure(service.find('x'))).code, 'network.proxy');
+    // Of a host that shows a certificate of the world's, nobody else speaks: it is the wrong one.
+    const head = { status: 403, headers: { ...html, via: '1.1 varnish' } };
+    assert.equal(proxyPage('dps.example', head, { proxy: 'p:1', authority: undefined }, ''), undefined);
+    assert.match(
+      refusalError('dps.example', {
+        status: 403,
+        contentType: 'text/html',
+        errorCodeHeader: undefined,
+        retryAfterMs: undefined,
+        body: page,
+      }).message,
+      /not a provisioning service's: status 403/,
+    );
+  });
+
+  it('tell the clock by their date, where they refuse a token that was dated here', async () => {
+    const now = Date.UTC(2026, 0, 1);
+    const service = open({ clock: () => now });
+    const refusedAt = (ahead: number, message: string): Promise<IotdmError> => {
+      const date = new Date(now + ahead * 1000).toUTCString();
+      server.answer(answering(401, { errorCode: 401003, message }, { date }));
+      return failure(service.find('device-0001'));
+    };
+    const late = await refusedAt(7500, 'The token has expired.');
+    assert.equal(late.code, 'auth.clock');
+    assert.equal(
+      late.message,
+      `${server.host} refused the token, and the clock of this machine is 2 hours 5 minutes behind the service's`,
+    );
+    assert.deepEqual(
+      [late.details?.['clockOffsetSeconds'], late.details?.['errorCode'], late.details?.['registrationId']],
+      [-7500, 401003, 'device-0001'],
+    );
+    assert.equal((await refusedAt(120, 'Expired')).code, 'auth.clock');
+    assert.equal((await refusedAt(-86_400, 'Unauthorized')).code, 'auth.clock');
+    assert.equal((await refusedAt(120, 'Unauthorized')).code, 'auth.refused');
+    assert.equal((await refusedAt(30, 'Expired')).code, 'auth.refused');
+    assert.equal((await refusedAt(-3600, 'Unauthorized')).code, 'auth.clock');
+    server.answer(answering(401, { message: 'Expired' }));
+    assert.equal((await failure(service.find('x'))).code, 'auth.refused', 'nothing tells the time');
+  });
+
+  it('say by their words what a number is about that the service gives for several things', async () => {
+    const service = open();
+    for (const [message, reason] of [
+      ['Endorsement key is invalid, or does not match the Enrollment.', 'endorsement-key-refused'],
+      ['Registration ID is invalid.', 'registration-id-refused'],
+      ['Invalid registrationId', 'registration-id-refused'],
+      ['Unsupported API version 2019-04-15.', 'api-version-refused'],
+      ['The api-version query parameter is wrong', 'api-version-refused'],
+      ['Device ID is invalid', 'device-id-refused'],
+      ['The request is not valid', undefined],
+    ] as const) {
+      server.answer(answering(400, { errorCode: 400004, message }));
+      assert.equal((await failure(service.find('x'))).details?.['reason'], reason, message);
+    }
+    server.answer(answering(403, { errorCode: 403000, message: 'IP address is not allowed' }));
+    assert.equal((await failure(service.find('x'))).details?.['reason'], 'firewall');
   });
 
   it('become errors by their status, with what the service says', async () => {
@@ -428,7 +511,7 @@ describe('the effect of a call that fails', () => {
       [answering(500, {}), 'network.unavailable', 'unknown'],
       [answering(504, {}), 'network.unavailable', 'unknown'],
       // Neither a page nor a broken answer is the service's word.
-      [answering(403, '<html>', { 'content-type': 'text/html' }), 'service.unexpected-answer', 'unknown'],
+      [answering(403, '<html>', { 'content-type': 'text/html' }), 'network.proxy', 'unknown'],
       [answering(302, ''), 'service.unexpected-answer', 'unknown'],
       [answering(200, '{"a":'), 'service.unexpected-answer', 'unknown'],
       [answering(200, []), 'service.unexpected-answer', 'unknown'],

@@ -6,6 +6,8 @@ import { isIPv4 } from 'node:net';
 export interface TestAuthority {
   /** Its certificate, PEM. */
   readonly pem: string;
+  /** The private key of that certificate, PEM. */
+  readonly key: string;
   /** `names` are DNS names or IPv4 addresses; the dates default to yesterday and tomorrow. */
   issue(names: readonly string[], validity?: { from?: Date; to?: Date }): { cert: string; key: string };
 }
@@ -24,6 +26,7 @@ export function makeAuthority(name: string): TestAuthority {
   );
   return {
     pem: own,
+    key: pair.privateKey.export({ type: 'pkcs8', format: 'pem' }) as string,
     issue(names, { from = dayAgo(), to = dayAhead() } = {}) {
       const leaf = generateKeyPairSync('ec', { namedCurve: 'P-256' });
       const alternatives = names.map((host) =>

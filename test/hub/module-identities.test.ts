@@ -120,10 +120,16 @@ describe('the identity of a module', () => {
       keyed('marked!'),
       keyed(Buffer.alloc(15).toString('base64')),
       keyed(Buffer.alloc(65).toString('base64')),
-      answering(200, '<html>marked', { 'content-type': 'text/html' }),
-      answering(302, '', { location: 'https://marked' }),
     ]) {
       assert.equal((await failure(answer)).code, 'service.unexpected-answer');
+    }
+    for (const answer of [
+      answering(200, '<html>marked', { 'content-type': 'text/html' }),
+      answering(302, '', { location: 'https://marked' }),
+      answering(407, ''),
+    ]) {
+      assert.equal((await failure(answer)).code, 'network.proxy');
+      assert.equal((await failure(missing, answer)).code, 'network.proxy');
     }
     const certificate = changed({ authentication: { type: 'selfSigned' } });
     assert.equal((await failure(certificate)).code, 'service.invalid');

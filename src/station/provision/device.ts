@@ -2,7 +2,7 @@
  * One device from a bare TPM to an identity that its hub takes. What is there is looked at and left alone where it is
  * right, so that the same again takes up where the last time ended, whatever ended it.
  */
-import { IotdmError } from '../../errors.ts';
+import { because, IotdmError } from '../../errors.ts';
 import { redact } from '../../secret.ts';
 import { showSlot } from '../../slot/slots.ts';
 import { registrationIdOf } from '../../tpm/endorsement-key.ts';
@@ -199,7 +199,7 @@ async function deviceInSlot(work: Work): Promise<{ hostName: string; deviceId: s
       'verify.slot',
       `slot ${job.slot} holds ${view.uri ?? ''}, and not the identity of ${deviceId ?? 'a device'}`,
       {
-        details: { slot: job.slot },
+        details: because('other-identity', { slot: job.slot }),
       },
     );
   }

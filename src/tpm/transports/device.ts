@@ -1,7 +1,7 @@
 /** A TPM behind a Linux character device: `/dev/tpmrm0` (the kernel's resource manager) or `/dev/tpm0`. */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { IotdmError, systemErrorCode, withEffect } from '../../errors.ts';
+import { because, IotdmError, systemErrorCode, withEffect } from '../../errors.ts';
 import { checkWholeResponse, MAX_RESPONSE_BYTES, withTimeLimit, type TpmTransport } from '../transport.ts';
 
 /** Between two looks for a response. */
@@ -86,7 +86,9 @@ const openCharacterDevice: OpenDevice = async (path) => {
   const file = await open(path, constants.O_RDWR | constants.O_NONBLOCK);
   try {
     if ((await file.stat()).isCharacterDevice()) return file;
-    throw new IotdmError('tpm-unavailable.not-found', `${path} is not a device`);
+    throw new IotdmError('tpm-unavailable.not-found', `${path} is not a device`, {
+      details: because('no-device-node'),
+    });
   } catch (error) {
     await file.close();
     throw error;
