@@ -35,19 +35,14 @@ export function takeProcessLock(
   const lock = join(dir, name);
   if (held.has(lock)) return { pid: process.pid, notes: { machine: hostname(), ...notes } };
   const draft = join(dir, draftName(name));
-  const content = JSON.stringify({
-    pid: process.pid,
-    started: startOf(process.pid),
-    machine: hostname(),
-    ...notes,
-  });
+  const content = JSON.stringify({ ...thisProcess(), ...notes });
   try {
     writeFileSync(draft, content, { flag: 'wx', mode: 0o600 });
     // Linked in its final form, so that nobody ever reads an empty lock.
     while (!tryLink(draft, lock)) {
       const text = readState(dir, name);
       if (text === undefined) continue;
-      const holder = livingHolder(text);
+      const holder = livingProcess(text);
       if (holder !== undefined) return holder;
       removeDeadLock(dir, name, text);
     }
@@ -74,7 +69,12 @@ export function takeProcessLock(
 /** The living process that holds the lock, or undefined when none does. @throws IotdmError `input.unreadable` */
 export function holderOfLock(dir: string, name: string): Holder | undefined {
   const text = readState(dir, name);
-  return text === undefined ? undefined : livingHolder(text);
+  return text === undefined ? undefined : livingProcess(text);
+}
+
+/** What tells this process from any other, as a lock has it. */
+export function thisProcess(): Readonly<Record<string, unknown>> {
+  return { pid: process.pid, started: startOf(process.pid), machine: hostname() };
 }
 
 function holds(lock: string, content: string): boolean {
@@ -111,8 +111,8 @@ function removeDeadLock(dir: string, name: string, text: string): void {
   rmSync(grave, { force: true });
 }
 
-/** The process that wrote the lock, if it is still there. */
-function livingHolder(text: string): Holder | undefined {
+/** The process of which a lock or anything else says what `thisProcess` gives, if it is still there. */
+export function livingProcess(text: string): Holder | undefined {
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);
@@ -153,13 +153,22 @@ function statOf(pid: number): readonly string[] | undefined {
   }
 }
 
+/** What tells this run of the system from any other; null where the system does not say (random(4)). */
+export function thisBoot(): string | null {
+  try {
+    return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  } catch {
+    return null;
+  }
+}
+
 /** When a process was started, in ticks since boot, and in which boot; null where the system does not say (proc(5)). */
 function startOf(pid: number): string | null {
   try {
-    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    const boot = thisBoot();
     // The 22nd field of all.
     const ticks = statOf(pid)?.[19];
-    return ticks === undefined ? null : `${boot}:${ticks}`;
+    return ticks === undefined || boot === null ? null : `${boot}:${ticks}`;
   } catch {
     return null;
   }

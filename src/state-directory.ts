@@ -100,7 +100,7 @@ function replace(dir: string, name: string, text: string, mode: number): void {
 }
 
 /** A name is on disk only when its directory is (fsync(2)); Windows has no such call and writes directories through. */
-function flushDirectory(dir: string): void {
+export function flushDirectory(dir: string): void {
   if (process.platform === 'win32') return;
   const descriptor = openSync(dir, 'r');
   try {

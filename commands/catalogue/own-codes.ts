@@ -435,6 +435,8 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
     cause: 'the enrollment exists, perhaps made by another tool',
     fix: ({ details }) => {
       const id = typeof details['registrationId'] === 'string' ? details['registrationId'] : 'ID';
+      const other = details['otherRegistrationId'];
+      if (typeof other === 'string') return takenFix(other);
       return details['otherKey'] === true
         ? `check the label and the TPM of the device, and what there is: iotdm enrollment show ${id}; if its TPM was replaced on purpose, delete the old enrollment with: iotdm enrollment delete ${id}`
         : `look at what there is with: iotdm enrollment show ${id}`;
@@ -589,6 +591,11 @@ export const ownCodes: Readonly<Record<ErrorCode, Entry>> = {
         : 'run the same command again to finish',
   },
 };
+
+/** Of a device id or a key that another enrollment has. */
+export function takenFix(other: string): string {
+  return `look at the other one with: iotdm enrollment show ${other}; if it is of no use any more, as after an exchange of the TPM, delete it with: iotdm enrollment delete ${other}`;
+}
 
 function stateDirectoryOption(command: string): string {
   return /^iotdm (?:emulator|simulator) /.test(command)

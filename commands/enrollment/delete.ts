@@ -5,6 +5,7 @@ import type { ProvisioningService } from '../../src/dps/service.ts';
 import { IotdmError } from '../../src/errors.ts';
 import type { Context } from '../shared/context.ts';
 import { clean } from '../shared/enrollment-table.ts';
+import { whileForgetting } from '../shared/identity-index.ts';
 import type { Verb } from '../shared/verb.ts';
 
 export interface EnrollmentDeleteOptions {
@@ -27,7 +28,7 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
     'somebody makes meanwhile stops it.',
   examples: ['iotdm enrollment delete y5wivfciikcievvnsbpkhzcahwm4chuzx6v4hnqnlqfs3fjf6rxa --yes'],
   seeAlso: ['iotdm enrollment show', 'iotdm enrollment import --mode delete'],
-  settings: ['service', 'timeout', 'confirm', 'dry-run'],
+  settings: ['service', 'timeout', 'state', 'confirm', 'dry-run'],
   options: [new Option('--if-match <etag>', 'only if it is still the one with this ETag')],
   async run(context, [typed], { ifMatch }) {
     const registrationId = typed.toLowerCase();
@@ -38,7 +39,7 @@ export const enrollmentDelete: Verb<[string], EnrollmentDeleteOptions, Enrollmen
     }
     const named = ifMatch === undefined ? undefined : quotedEtag(ifMatch);
     const etag = context.settings.yes ? named : await confirmed(context, service, registrationId, named);
-    await service.delete(registrationId, etag);
+    await whileForgetting(context, service, registrationId, () => service.delete(registrationId, etag));
     return { registrationId, deleted: true };
   },
   describe: ({ registrationId, deleted }) =>

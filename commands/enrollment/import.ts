@@ -9,7 +9,13 @@ import type {
   PlacedDeletion,
   PlacedRow,
 } from '../../src/station/enrollment-input.ts';
-import type { ImportProgress, ImportSummary } from '../../src/station/import.ts';
+import type { ProvisioningService } from '../../src/dps/service.ts';
+import type {
+  ImportMode,
+  ImportOptions as LibraryOptions,
+  ImportProgress,
+  ImportSummary,
+} from '../../src/station/import.ts';
 import type { Context } from '../shared/context.ts';
 import { CommandError } from '../shared/failure.ts';
 import { withCheckedInput } from '../shared/enrollment-options.ts';
@@ -27,6 +33,14 @@ import {
   withJournal,
   writeReport,
 } from '../shared/import-outcome.ts';
+import {
+  indexNotes,
+  indexOptions,
+  notCompared,
+  openToTell,
+  readingText,
+  type Compared,
+} from '../shared/identity-index.ts';
 import { ProgressReport } from '../shared/import-progress.ts';
 import {
   describeVerification,
@@ -41,6 +55,9 @@ export interface ImportDryRun {
   readonly dryRun: true;
 }
 
+/** The summary, and whether what was written was compared with all other enrollments. */
+export type ImportResult = ImportSummary & Compared;
+
 const LISTED_FAILURES = 100;
 /** Who interrupts waits so long for the answers that are on their way, so that the fate of no row stays unknown. */
 const GRACE_MS = 2000;
@@ -48,7 +65,7 @@ const GRACE_MS = 2000;
 export const enrollmentImport: Verb<
   [string[]],
   ImportOptions,
-  Verified<ImportSummary | ImportDryRun> | undefined
+  Verified<ImportResult | ImportDryRun> | undefined
 > = {
   name: 'import',
   arguments: [
@@ -89,8 +106,9 @@ export const enrollmentImport: Verb<
     'iotdm enrollment import scrapped.csv --mode delete --dry-run',
     'produce-rows | iotdm enrollment import - --format ndjson --journal rows.journal',
   ],
+  notes: indexNotes,
   seeAlso: ['iotdm harvest', 'iotdm ek verify', 'iotdm enrollment export', 'iotdm enrollment list'],
-  settings: ['service', 'timeout', 'confirm', 'dry-run'],
+  settings: ['service', 'index', 'timeout', 'confirm', 'dry-run'],
   options: importOptions,
   async run(context, [files], typed) {
     const limits = importLimits(typed);
@@ -124,8 +142,8 @@ export const enrollmentImport: Verb<
       const certificates = verified === undefined ? '' : `EK certificates: ${verified}.\n`;
       return `${count(result.total, 'row')} checked, no fault found; nothing was sent.\n${certificates}`;
     }
-    const { total, created, updated, unchanged, deleted, skipped, requests, throttled, elapsedMs, journal } =
-      result;
+    const { total, created, updated, unchanged, deleted, skipped, requests, throttled, elapsedMs } = result;
+    const { journal, identityCompared } = result;
     const duration = elapsedMs < 1000 ? `${elapsedMs} ms` : `${(elapsedMs / 1000).toFixed(1)} s`;
     return (
       `${style.green('✔')} ${count(total, 'row')} done.\n` +
@@ -139,7 +157,8 @@ export const enrollmentImport: Verb<
         ...(verified === undefined ? [] : [['EK certificates', verified] as const]),
         ...(journal === null ? [] : [['Journal', journal] as const]),
         ...(report === undefined ? [] : [['Report', report] as const]),
-      ])
+      ]) +
+      (identityCompared === false ? notCompared : '')
     );
   },
 };
@@ -151,7 +170,7 @@ async function runImport(
   { rows: total, seal }: InputCheck,
   options: ImportOptions & InputOptions,
   limits: ImportLimits,
-): Promise<ImportSummary> {
+): Promise<ImportResult> {
   const { mode, bulkCost, force = false, report } = options;
   if (report !== undefined) await checkReportPath(report);
   const [{ deleteEnrollments, importEnrollments }, { Governor }, input, service] = await Promise.all([
@@ -193,8 +212,16 @@ async function runImport(
     let summary: ImportSummary;
     try {
       summary = await (mode === 'delete'
-        ? deleteEnrollments({ ...common, rows: toDelete })
-        : importEnrollments({ ...common, mode, rows: toEnroll }));
+        ? deleteEnrollments({ ...common, rows: toDelete, openIndex: () => openToTell(context, service) })
+        : importEnrollments({
+            ...common,
+            mode,
+            rows: toEnroll,
+            openIndex: openIndex(context, service),
+            onReading: (enrollments) => {
+              progress.reading(readingText(service.host, enrollments));
+            },
+          }));
     } catch (error) {
       const isOver = !(error instanceof IotdmError) || !error.code.startsWith('network.');
       // What has become of the rows so far is worth knowing when it goes on another day.
@@ -209,7 +236,7 @@ async function runImport(
       });
     }
     const failures = listed.map((failure) => ({ ...failure, place: placeOf(failure, sources) }));
-    return orPartial(context, summary, failures, options);
+    return orPartial(context, { ...summary, ...comparedBy(context, mode) }, failures, options);
   });
 }
 
@@ -257,9 +284,40 @@ async function compareOnly(
     const rows = (): AsyncIterable<readonly DeletionRow[]> =>
       input.readPlacedDeletions(sources, options, seal);
     const isByIdOnly = options.idsOnly === true;
-    await printPlan(context, new DeletionPlan({ ...common, rows, isByIdOnly }), mode);
+    const plan = new DeletionPlan({ ...common, rows, isByIdOnly });
+    await printPlan(context, plan, mode, comparedBy(context, mode));
     return;
   }
   const rows = (): AsyncIterable<EnrollmentRow> => input.readCheckedRows(sources, options, seal);
-  await printPlan(context, new ImportPlan({ ...common, rows, mode, bulkCost }), mode);
+  const index = await openIndex(
+    context,
+    service,
+  )({
+    pages: () => requests.pages(),
+    find: (registrationId) => requests.find(registrationId),
+  });
+  const progress = await ProgressReport.start(context.console, total);
+  try {
+    const onReading = (enrollments: number): void => {
+      progress.reading(readingText(service.host, enrollments));
+    };
+    const plan = new ImportPlan({ ...common, rows, mode, bulkCost, index, onReading });
+    await printPlan(context, plan, mode, comparedBy(context, mode));
+  } finally {
+    progress.done();
+    await index?.close();
+  }
+}
+
+/** Rows of one input have nothing in common: that was checked. */
+function openIndex(context: Context, service: ProvisioningService): NonNullable<LibraryOptions['openIndex']> {
+  return async (source) => {
+    if (!context.settings.index) return openToTell(context, service);
+    const { IdentityIndex } = await import('../../src/station/identity-index.ts');
+    return IdentityIndex.open({ ...indexOptions(context, service.host), claimsAreDistinct: true }, source);
+  };
+}
+
+function comparedBy(context: Context, mode: ImportMode): Compared {
+  return { identityCompared: mode === 'delete' ? null : context.settings.index };
 }

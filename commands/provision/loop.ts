@@ -68,7 +68,7 @@ export async function provisionLoop(
     onReady: () => {
       context.console.note('ready: put in the next device and scan its serial number');
     },
-  });
+  }).finally(() => line.close());
   orPartial(context, summary);
 }
 

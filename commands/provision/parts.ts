@@ -2,6 +2,7 @@
 import { IotdmError } from '../../src/errors.ts';
 import type { HarvestLabels } from '../../src/station/harvest.ts';
 import { Budget } from '../../src/station/provision/budget.ts';
+import type { IdentityIndex } from '../../src/station/identity-index.ts';
 import type { DeviceProvisioned } from '../../src/station/provision/device.ts';
 import type { StepEvent } from '../../src/station/provision/steps.ts';
 import type { LineParts } from '../../src/station/provision/work.ts';
@@ -9,6 +10,7 @@ import type { RegistrationJob } from '../../src/station/registration.ts';
 import type { Tcti } from '../../src/tpm/tcti.ts';
 import type { Tpm } from '../../src/tpm/tpm.ts';
 import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
+import type { Progress } from '../shared/console.ts';
 import type { Context } from '../shared/context.ts';
 import { hubAddress, hubCheckOf } from '../shared/hub.ts';
 import { registrationPlan } from '../shared/registration.ts';
@@ -22,11 +24,15 @@ export interface Device {
   readonly label: string;
   readonly labels: HarvestLabels;
   readonly onEvent?: (event: StepEvent) => void;
+  /** Where progress is shown already. */
+  readonly progress?: Pick<Progress, 'update'>;
 }
 
 export interface Line {
   /** @throws IotdmError what is not this device's own fault, see `provisionDevice` */
   provision(device: Device): Promise<DeviceProvisioned>;
+  /** To be called at the end. */
+  close(): Promise<void>;
 }
 
 /** As long as a registration may take by itself. */
@@ -56,13 +62,19 @@ export async function openLine(
     now: host.clock,
     tool: host.tool,
   };
-  if (!skip.has('enroll')) await context.openService();
+  const others = skip.has('enroll') ? undefined : await comparison(context);
   const dps = skip.has('register') ? undefined : await registrationPlan(context, options);
   return {
-    provision: (device) => {
+    close: async () => {
+      await others?.close();
+    },
+    provision: async (device) => {
+      // Of the station's time, and not of this device's.
+      const index = await others?.prepared(device.progress);
       let tpm: Tpm | undefined;
       const parts: LineParts = {
         ...shared,
+        ...(index === undefined ? {} : { index }),
         openTpm: async () => {
           const held = await context.openDevice(device.tcti, device.label);
           tpm = held.tpm;
@@ -90,6 +102,33 @@ export async function openLine(
         parts,
       );
     },
+  };
+}
+
+/** The comparison with other enrollments, for all devices of the line. */
+async function comparison(context: Context): Promise<
+  | {
+      /** Brought up to date where it has to be. What hinders that is the failure of a device that needs it. */
+      prepared(progress?: Pick<Progress, 'update'>): Promise<() => Promise<IdentityIndex>>;
+      close(): Promise<void>;
+    }
+  | undefined
+> {
+  const service = await context.openService();
+  const { openIdentityIndex, prepareIndex } = await import('../shared/identity-index.ts');
+  const index = await openIdentityIndex(context, service);
+  if (index === undefined) return undefined;
+  return {
+    prepared: async (progress) => {
+      try {
+        await prepareIndex(context, index, service.host, progress);
+        return () => Promise.resolve(index);
+      } catch (error) {
+        const failure = error instanceof Error ? error : new Error(String(error));
+        return () => Promise.reject(failure);
+      }
+    },
+    close: () => index.close(),
   };
 }
 

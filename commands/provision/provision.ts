@@ -3,6 +3,7 @@ import { readLines, serialNumberOf } from '../../src/station/provision/barcode.t
 import type { DeviceProvisioned } from '../../src/station/provision/device.ts';
 import { parseTcti } from '../../src/tpm/tcti.ts';
 import type { Context } from '../shared/context.ts';
+import { indexNotes } from '../shared/identity-index.ts';
 import type { Verb } from '../shared/verb.ts';
 import { provisionLoop, type LoopResult } from './loop.ts';
 import { asError, openLine } from './parts.ts';
@@ -37,7 +38,8 @@ export const provisionVerb: Verb<[], ProvisionOptions, ProvisionResult | RackRes
     'iotdm module provision',
     'iotdm slot verify',
   ],
-  settings: ['tpm', 'service', 'device', 'timeout', 'change', 'dry-run'],
+  notes: indexNotes,
+  settings: ['tpm', 'service', 'index', 'device', 'timeout', 'change', 'dry-run'],
   options: provisionOptions(),
   async run(context, _args, options) {
     const plan = provisionPlan(context, options);
@@ -52,14 +54,16 @@ export const provisionVerb: Verb<[], ProvisionOptions, ProvisionResult | RackRes
         tcti: tpm === undefined ? undefined : parseTcti(tpm),
         label: 'tpm',
         labels: { ...plan.labels, serialNumber, deviceId: plan.deviceId },
+        progress,
         onEvent: (event) => {
           if (event.kind === 'begun') progress.update(`${event.step} …`);
           else if (!context.settings.json)
             progress.above(() => context.host.stdout.write(stepLine(event, context)));
         },
       })
-      .finally(() => {
+      .finally(async () => {
         progress.done();
+        await line.close();
       });
     return orFail(context, outcome);
   },

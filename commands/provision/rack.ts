@@ -61,17 +61,19 @@ export async function provisionTargets(
           : { error: { code: failure.code, message: failure.message, hint: failure.hint } };
       devices.push({ line: row, ...resultOf(outcome), ...error });
     },
-  }).catch(async (error: unknown) => {
-    // What is done is said, whatever ended it.
-    if (context.settings.json && devices.length > 0) {
-      const passed = devices.filter((device) => device.passed).length;
-      const failed = devices.length - passed;
-      const elapsedMs = Math.round(performance.now() - began);
-      const result = { total: targets.length, passed, failed, elapsedMs, devices: inOrder() };
-      await context.print(`${JSON.stringify(result, null, 2)}\n`);
-    }
-    throw error;
-  });
+  })
+    .finally(() => line.close())
+    .catch(async (error: unknown) => {
+      // What is done is said, whatever ended it.
+      if (context.settings.json && devices.length > 0) {
+        const passed = devices.filter((device) => device.passed).length;
+        const failed = devices.length - passed;
+        const elapsedMs = Math.round(performance.now() - began);
+        const result = { total: targets.length, passed, failed, elapsedMs, devices: inOrder() };
+        await context.print(`${JSON.stringify(result, null, 2)}\n`);
+      }
+      throw error;
+    });
   return orPartial(context, { ...summary, devices: inOrder() });
 }
 

@@ -15,8 +15,9 @@ export type ProvisionResult = Omit<DeviceProvisioned, 'failure'>;
 
 export function resultOf(outcome: DeviceProvisioned): ProvisionResult {
   const { registrationId, deviceId, assignedHub, slot, ekVerified, steps } = outcome;
-  const { serialNumber, modules, passed } = outcome;
-  return { registrationId, deviceId, assignedHub, slot, ekVerified, steps, serialNumber, modules, passed };
+  const { serialNumber, modules, identityCompared, passed } = outcome;
+  const shown = { registrationId, deviceId, assignedHub, slot, ekVerified, steps, serialNumber, modules };
+  return { ...shown, identityCompared, passed };
 }
 
 /** The same for a barcode that named no device. */
@@ -25,7 +26,8 @@ export function scannedResult(context: Context, outcome: DeviceOutcome, slot: nu
   const error = failure === undefined ? {} : { error: shownError(explained(failure, context)) };
   if ('steps' in outcome) return { ...resultOf(outcome), ...error };
   const unknown = { registrationId: null, deviceId: null, assignedHub: null, slot, ekVerified: null };
-  return { ...unknown, steps: [], serialNumber: outcome.serialNumber, modules: [], passed: false, ...error };
+  const nothing = { steps: [], serialNumber: outcome.serialNumber, modules: [], identityCompared: null };
+  return { ...unknown, ...nothing, passed: false, ...error };
 }
 
 function shownError({ code, message, hint }: Failure): object {
@@ -79,11 +81,13 @@ export function outcomeText(outcome: DeviceOutcome, context: Context): string {
   const verdict = banner(outcome.passed, columns, style);
   if (!('steps' in outcome)) return verdict;
   const { registrationId, deviceId, assignedHub, slot, ekVerified, serialNumber, modules } = outcome;
+  const { identityCompared } = outcome;
   const rows: [string, string][] = [];
   if (serialNumber !== null) rows.push(['Serial number', serialNumber]);
   rows.push(['Registration id', registrationId ?? '-']);
   rows.push(['Device id', deviceId ?? '-'], ['IoT Hub', assignedHub ?? '-'], ['Slot', String(slot)]);
   for (const { moduleId, slot: at } of modules) rows.push(['Module', `${moduleId} in slot ${at}`]);
   rows.push(['EK verified', ekVerified === null ? 'not asked for' : ekVerified ? 'yes, genuine' : 'no']);
+  if (identityCompared === false) rows.push(['Compared', 'not with other enrollments (--no-index)']);
   return verdict + table(rows);
 }

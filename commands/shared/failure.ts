@@ -37,6 +37,11 @@ function redactValue(value: unknown): unknown {
     : value;
 }
 
+/** All enrollments could not be read for what the command itself does not need. */
+function withoutIndex({ details }: IotdmError): string {
+  return details?.['index'] === true ? '; --no-index leaves the comparison out' : '';
+}
+
 /** Turns anything that was thrown into what is shown. */
 export function toFailure(error: unknown, command: string): Failure {
   const known =
@@ -51,7 +56,7 @@ export function toFailure(error: unknown, command: string): Failure {
   return {
     code: known.code,
     message: redact(known.message),
-    hint: fixText(hint, { command, details: known.details ?? {} }),
+    hint: fixText(hint, { command, details: known.details ?? {} }) + withoutIndex(known),
     details: known.details === undefined ? undefined : redactAll(known.details),
     exitCode: exitCodeOf(known.code),
     stack: stack === undefined ? undefined : redact(stack),

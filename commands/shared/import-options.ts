@@ -3,6 +3,7 @@ import { Option } from 'commander';
 import { IotdmError } from '../../src/errors.ts';
 import { importModes, type BulkCost, type ImportMode } from '../../src/station/import.ts';
 import { csvOptions, textColumnsOption } from './csv-options.ts';
+import { secondsOf } from './duration.ts';
 import {
   faultsOption,
   ignoreUnknownColumnsOption,
@@ -131,12 +132,9 @@ function parseRate(text: string): number {
   return perMinute;
 }
 
-const unitSeconds: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600 };
-
 function parseDuration(text: string): number {
-  const [, digits = '', unit = 's'] = /^([0-9]{1,7}(?:\.[0-9]{1,3})?)(s|m|h)?$/.exec(text) ?? [];
-  const seconds = Number(digits) * (unitSeconds[unit] ?? 1);
-  if (digits === '' || seconds > MAX_WAIT_S) {
+  const seconds = secondsOf(text);
+  if (seconds === undefined || seconds > MAX_WAIT_S) {
     throw new IotdmError(
       'usage.invalid',
       '--give-up-after takes seconds such as 300, or 10m or 2h, up to a week',

@@ -8,6 +8,7 @@ import type { ImportIdentity, ImportJournal } from '../../src/records/import-jou
 import type { ReportedRow } from '../../src/station/import-report.ts';
 import type { ImportSummary } from '../../src/station/import.ts';
 import type { Context } from './context.ts';
+import { takenFix } from '../catalogue/own-codes.ts';
 import { CommandError, toFailure } from './failure.ts';
 import type { ImportOptions } from './import-options.ts';
 import { writeOutputFile } from './output-file.ts';
@@ -18,10 +19,12 @@ export interface FailedRow {
   readonly code: ErrorCode;
   readonly message: string;
   readonly errorCode?: number;
+  readonly other?: string;
 }
 
 /** The command that mends a failed row, or the setting. */
-export function wayOut({ registrationId, code, message, errorCode }: FailedRow): string {
+export function wayOut({ registrationId, code, message, errorCode, other }: FailedRow): string {
+  if (other !== undefined) return takenFix(other);
   const look = `look at it with: iotdm enrollment show ${registrationId}`;
   if (code === 'service.changed-meanwhile') {
     return `${look}; --force goes by the row all the same`;
@@ -154,12 +157,12 @@ async function* inPieces(lines: AsyncIterable<string>): AsyncGenerator<string, v
 }
 
 /** A batch with failed rows ends in an error that carries the whole summary; for scripts it is on stdout as well. */
-export async function orPartial(
+export async function orPartial<Summary extends ImportSummary>(
   context: Context,
-  summary: ImportSummary,
+  summary: Summary,
   listed: readonly (FailedRow & { readonly place: string })[],
   { report, mode }: ImportOptions,
-): Promise<ImportSummary> {
+): Promise<Summary> {
   if (summary.failed === 0) return summary;
   if (context.settings.json) {
     await context.print(`${JSON.stringify(summary, null, 2)}\n`);

@@ -1,6 +1,7 @@
 /** Prints what an import would do, row by row as it is found out, so that no file is too long for it. */
 import type { PlannedRow, PlanTotals } from '../../src/station/import-plan.ts';
 import type { Context } from './context.ts';
+import { notCompared, type Compared } from './identity-index.ts';
 import { table } from './verb.ts';
 
 interface Plan {
@@ -11,7 +12,12 @@ interface Plan {
 const PIECE_CHARACTERS = 16 * 1024;
 
 /** With `--json` one document: `dryRun`, `mode`, `rows`, and the totals after them. */
-export async function printPlan(context: Context, plan: Plan, mode: string): Promise<void> {
+export async function printPlan(
+  context: Context,
+  plan: Plan,
+  mode: string,
+  compared: Compared,
+): Promise<void> {
   const { json } = context.settings;
   let piece = json ? `{\n  "dryRun": true,\n  "mode": ${JSON.stringify(mode)},\n  "rows": [` : '';
   let separator = '\n';
@@ -26,9 +32,12 @@ export async function printPlan(context: Context, plan: Plan, mode: string): Pro
   }
   const totals = plan.totals();
   if (json) {
-    const members = JSON.stringify(totals, null, 2).slice(2, -2);
+    const members = JSON.stringify({ ...totals, ...compared }, null, 2).slice(2, -2);
     await context.print(`${piece}${separator === '\n' ? '' : '\n  '}],\n${members}\n}\n`);
-  } else await context.print(`${piece}${describeTotals(totals, mode)}`);
+  } else {
+    const remark = compared.identityCompared === false ? notCompared : '';
+    await context.print(`${piece}${describeTotals(totals, mode)}${remark}`);
+  }
 }
 
 function describeRow({ line, registrationId, action, message }: PlannedRow): string {

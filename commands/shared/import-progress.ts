@@ -15,6 +15,7 @@ export class ProgressReport {
   readonly #samples: { readonly at: number; readonly done: number }[] = [];
   #now: ImportProgress;
   #drawnAt = -Infinity;
+  #before: string | undefined;
 
   private constructor(console: Console, bar: Progress, total: number, clock: () => number) {
     this.#console = console;
@@ -23,7 +24,7 @@ export class ProgressReport {
     this.#now = { done: 0, total, failed: 0, skipped: 0, throttled: 0 };
     if (console.drawsProgress) return;
     this.#timer = setInterval(() => {
-      console.note(`${this.#now.done} of ${total} rows done${this.#rest(this.#clock())}`);
+      console.note(this.#before ?? `${this.#now.done} of ${total} rows done${this.#rest(this.#clock())}`);
     }, LINE_MS);
     this.#timer.unref();
   }
@@ -38,6 +39,7 @@ export class ProgressReport {
 
   update(progress: ImportProgress): void {
     const at = this.#clock();
+    this.#before = undefined;
     this.#now = progress;
     if (at - this.#drawnAt < DRAW_MS && progress.done < progress.total) return;
     this.#drawnAt = at;
@@ -48,6 +50,15 @@ export class ProgressReport {
     if (this.#console.drawsProgress) {
       this.#bar.update(`${this.#console.bar(progress.done, progress.total)}${this.#rest(at)}`);
     }
+  }
+
+  /** What is done before the first row. */
+  reading(text: string): void {
+    this.#before = text;
+    const at = this.#clock();
+    if (at - this.#drawnAt < DRAW_MS) return;
+    this.#drawnAt = at;
+    if (this.#console.drawsProgress) this.#bar.update(text);
   }
 
   done(): void {

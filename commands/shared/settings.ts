@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { Option, type Command } from 'commander';
 import { because, IotdmError, systemErrorCode, type ErrorDetails } from '../../src/errors.ts';
 import { nearest } from '../../src/nearest.ts';
+import { secondsOf } from './duration.ts';
 import {
   isLineSetting,
   lineSettingKeys,
@@ -32,6 +33,10 @@ export interface Settings {
   readonly proxy: string | undefined;
   /** Seconds, of one TPM command or HTTP request. */
   readonly timeout: number | undefined;
+  /** Whether an enrollment is compared with all others before it gets a device id or a key. */
+  readonly index: boolean;
+  /** Seconds: how old what is known of the others may be. */
+  readonly indexAge: number;
   readonly yes: boolean;
   readonly dryRun: boolean;
   readonly json: boolean;
@@ -46,7 +51,17 @@ export interface Settings {
 
 /** What a command needs decides which of the shared options its help lists. */
 export type SettingGroup =
-  'tpm' | 'service' | 'device' | 'tls' | 'timeout' | 'state' | 'change' | 'confirm' | 'dry-run' | 'output';
+  | 'tpm'
+  | 'service'
+  | 'index'
+  | 'device'
+  | 'tls'
+  | 'timeout'
+  | 'state'
+  | 'change'
+  | 'confirm'
+  | 'dry-run'
+  | 'output';
 
 interface SharedOption {
   readonly key: Exclude<keyof Settings, 'flags' | 'line'> | 'config';
@@ -69,6 +84,10 @@ export const secretVariables = {
   endorsementAuth: 'IOTDM_ENDORSEMENT_AUTH',
   lockoutAuth: 'IOTDM_LOCKOUT_AUTH',
 } as const;
+
+/** A service of a million enrollments is read in a thousand requests: in an hour it allows sixty times as many. */
+export const DEFAULT_INDEX_AGE = '1h';
+const MAX_INDEX_AGE_S = 30 * 86_400;
 
 const sharedOptions: readonly SharedOption[] = [
   {
@@ -156,7 +175,7 @@ const sharedOptions: readonly SharedOption[] = [
     group: 'state',
     flags: '--state-dir <dir>',
     description:
-      'where locks and records of interrupted changes are kept (default: ~/.local/state/iotdm on Linux)',
+      'where locks, records of interrupted changes and the index of identities are kept (default: ~/.local/state/iotdm on Linux)',
     environment: ['IOTDM_STATE_DIR'],
     type: 'text',
   },
@@ -183,6 +202,24 @@ const sharedOptions: readonly SharedOption[] = [
     description: 'time limit of one TPM command (default: 120) or HTTP request (default: 30)',
     environment: [],
     type: 'seconds',
+  },
+  {
+    key: 'indexAge',
+    group: 'index',
+    flags: '--index-age <time>',
+    description:
+      'read all enrollments again, to compare device ids and keys with, when what is known of them is older: seconds, or ' +
+      `such as 10m or 8h (default: ${DEFAULT_INDEX_AGE})`,
+    environment: ['IOTDM_INDEX_AGE'],
+    type: 'text',
+  },
+  {
+    key: 'index',
+    group: 'index',
+    flags: '--no-index',
+    description: 'do not compare device ids and keys with those of all other enrollments',
+    environment: [],
+    type: 'negated',
   },
   {
     key: 'yes',
@@ -286,6 +323,7 @@ export function isShownFor(groups: readonly SettingGroup[], option: Option): boo
 function shownGroups(groups: readonly SettingGroup[]): ReadonlySet<SettingGroup> {
   const implied: Partial<Record<SettingGroup, SettingGroup>> = {
     change: 'state',
+    index: 'state',
     service: 'tls',
     device: 'tls',
   };
@@ -329,6 +367,8 @@ export function resolveSettings(
     wait: wait === undefined ? undefined : parseWait(wait),
     proxy: text('proxy'),
     timeout: timeout === undefined ? undefined : parseSeconds(timeout),
+    index: found('index') !== false,
+    indexAge: parseAge(found('indexAge') ?? DEFAULT_INDEX_AGE),
     yes: found('yes') === true,
     dryRun: found('dryRun') === true,
     json: found('json') === true,
@@ -423,6 +463,15 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
 function parseWait(value: unknown): number {
   if (value === true) return Number.POSITIVE_INFINITY;
   return value === 0 || value === '0' ? 0 : parseSeconds(value);
+}
+
+function parseAge(value: unknown): number {
+  const seconds = secondsOf(String(value));
+  if (seconds !== undefined && seconds <= MAX_INDEX_AGE_S) return seconds;
+  throw new IotdmError(
+    'usage.invalid',
+    `"${String(value)}" is no age of the index: expected seconds, or such as 10m, 8h or 1d, up to 30 days`,
+  );
 }
 
 function parseSeconds(value: unknown): number {

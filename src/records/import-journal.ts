@@ -40,6 +40,8 @@ export interface RowFailure {
   readonly message: string;
   /** The service's own six digits, where it gave them. */
   readonly errorCode?: number;
+  /** Registration id of the enrollment that has what the row would get. */
+  readonly other?: string;
   /** What it was sent for without anybody having found out whether that took effect. */
   readonly sent?: RowOperation;
 }
@@ -319,7 +321,7 @@ function journalError(file: JournalFile, problem: string, details: ErrorDetails 
 
 function failureOf(value: unknown): RowFailure | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
-  const { row, file, line, registrationId, code, message, errorCode, sent } = value as Record<
+  const { row, file, line, registrationId, code, message, errorCode, other, sent } = value as Record<
     string,
     unknown
   >;
@@ -336,6 +338,7 @@ function failureOf(value: unknown): RowFailure | undefined {
     code,
     message,
     ...(Number.isSafeInteger(errorCode) ? { errorCode: errorCode as number } : {}),
+    ...(typeof other === 'string' ? { other } : {}),
     ...(operation === undefined ? {} : { sent: operation }),
   };
 }

@@ -5,10 +5,12 @@
 
 import type { StoredEnrollment } from '../dps/enrollment.ts';
 import { isSameVersion } from '../dps/etag.ts';
+import type { Position } from '../records/identity-log.ts';
 import type { ImportJournal, RowOutcome } from '../records/import-journal.ts';
 import { changedSinceCompared, deletionObjection } from './deletion-comparison.ts';
 import type { DeletionRow } from './enrollment-rows.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
+import type { IdentityIndex } from './identity-index.ts';
 import {
   asObjection,
   inDoubt,
@@ -37,6 +39,8 @@ export interface DeletionWorkOptions {
   readonly journal: ImportJournal;
   readonly tally: ImportTally;
   readonly requests: Requests;
+  /** Where it is known what each enrollment has: what is deleted is free. */
+  readonly index?: IdentityIndex | undefined;
   /** Aborted when something ends the deletion; reading and sending stop then. */
   readonly stop: AbortController;
 }
@@ -45,6 +49,8 @@ export interface DeletionWorkOptions {
 interface Item {
   readonly index: number;
   readonly row: DeletionRow;
+  /** Up to where the index was known before anything was sent. */
+  readonly position: Position;
   /** It was sent, and nobody knows whether that took effect. */
   isInDoubt: boolean;
   /** The version that was compared last. */
@@ -102,6 +108,7 @@ export class DeletionWork {
         this.#begin({
           index,
           row,
+          position: this.#options.index?.position ?? 0,
           isInDoubt: journal.doubt(index) !== undefined,
           base: undefined,
           isRefused: false,
@@ -259,7 +266,8 @@ export class DeletionWork {
     });
   }
 
-  #settled({ index }: Item, outcome: RowOutcome): void {
+  #settled({ index, row, position }: Item, outcome: RowOutcome): void {
+    this.#options.index?.forget(row.enrollment.registrationId, position);
     this.#options.tally.settled(index, outcome);
   }
 

@@ -45,8 +45,7 @@ export class DuplicateSearch {
     const sameId = isDerived
       ? (derivedLine(sameKey) ?? this.#ids.find(id))
       : (this.#ids.see(id, number) ?? this.#derivedFrom(digestOfId));
-    const device = deviceOf(enrollment, isDerived);
-    const sameDevice = device === undefined ? undefined : this.#devices.see(device, number);
+    const sameDevice = this.#seeDevice(enrollment, isDerived, number);
     const sameSerial = serialNumber === undefined ? undefined : this.#serials.see(serialNumber, number);
     if (sameId !== undefined) report('registrationId', `the registration id ${registrationId}`, sameId);
     else if (sameKey !== undefined) {
@@ -76,6 +75,25 @@ export class DuplicateSearch {
     return [{ file: name, line, column: null, field, registrationId, code: 'input.invalid', message }];
   }
 
+  /** An earlier row that may bring a device of the same id into the same hub; nothing where the key says the id. */
+  #seeDevice(enrollment: Enrollment, isDerived: boolean, number: number): number | undefined {
+    const { deviceId, registrationId, iotHubHostName, iotHubs = [] } = enrollment;
+    if (deviceId === undefined && isDerived) return undefined;
+    const name = deviceId ?? registrationId;
+    // A line break is in no id and no host: behind it stands a hub, nothing for some hub, or a mark for any.
+    const inSome = `${name}\n`;
+    const inAny = `${name}\n*`;
+    const hubs = iotHubHostName === undefined ? iotHubs : [iotHubHostName, ...iotHubs];
+    if (hubs.length === 0) return this.#devices.find(inSome) ?? this.#devices.see(inAny, number);
+    let found = this.#devices.find(inAny);
+    for (const hub of new Set(hubs.map((host) => host.toLowerCase()))) {
+      const earlier = this.#devices.see(`${name}\n${hub}`, number);
+      found ??= earlier;
+    }
+    this.#devices.see(inSome, number);
+    return found;
+  }
+
   /** The row whose id follows from the key with this digest. */
   #derivedFrom(digest: string | undefined): number | undefined {
     return digest === undefined ? undefined : derivedLine(this.#keys.find(digest));
@@ -88,12 +106,4 @@ export class DuplicateSearch {
 
 function derivedLine(value: number | undefined): number | undefined {
   return value === undefined || value % 2 === 0 ? undefined : Math.floor(value / 2);
-}
-
-/** What the device will be called, and in which hub, where the row says that; undefined where the key says it. */
-function deviceOf(enrollment: Enrollment, isDerived: boolean): string | undefined {
-  const { deviceId, registrationId, iotHubHostName, iotHubs } = enrollment;
-  if (deviceId === undefined && isDerived) return undefined;
-  const hub = iotHubHostName ?? iotHubs?.join(' ') ?? '';
-  return `${deviceId ?? registrationId}\n${hub.toLowerCase()}`;
 }

@@ -14,6 +14,8 @@ export interface Objection {
   readonly message: string;
   /** The service's own six digits. */
   readonly errorCode?: number;
+  /** The enrollment that has what the row would get. */
+  readonly other?: string;
 }
 
 export type Comparison =
@@ -107,7 +109,7 @@ export function rowFailure(
     readonly line: number;
     readonly enrollment: { readonly registrationId: string };
   },
-  { code, message, errorCode }: Objection,
+  { code, message, errorCode, other }: Objection,
   sent?: RowOperation,
 ): RowFailure {
   return {
@@ -118,6 +120,7 @@ export function rowFailure(
     code,
     message,
     ...(errorCode === undefined ? {} : { errorCode }),
+    ...(other === undefined ? {} : { other }),
     ...(sent === undefined ? {} : { sent }),
   };
 }

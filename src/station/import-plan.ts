@@ -3,9 +3,14 @@
 import { bulkLimit } from '../dps/service.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EnrollmentRow } from './enrollment-input.ts';
+import { enrollmentToCreate } from './enrollment-merge.ts';
 import { namedValues } from './enrollment-rows.ts';
 import { EnrollmentSnapshot } from './enrollment-snapshot.ts';
 import { asObjection, compare, enrolledAlready, notEnrolled, type Objection } from './import-comparison.ts';
+import { identityObjection, objectionTo } from './import-claims.ts';
+import type { Writing } from './identity-facts.ts';
+import type { IdentityIndex } from './identity-index.ts';
+import { prepareWithSnapshot } from './identity-reading.ts';
 import { Unreadable, type BulkCost, type Requests } from './import-requests.ts';
 import type { WriteMode } from './import.ts';
 import type { StoredEnrollment } from '../dps/enrollment.ts';
@@ -38,6 +43,9 @@ export interface PlanOptions {
   readonly mode: WriteMode;
   readonly force: boolean;
   readonly requests: Requests;
+  /** What other enrollments have. Absent where nothing is to be compared with them. */
+  readonly index?: IdentityIndex | undefined;
+  readonly onReading?: ((enrollments: number) => Promise<void> | void) | undefined;
   readonly concurrency: number;
   readonly bulkCost: BulkCost;
   /** Operations a minute; Infinity for none. */
@@ -67,9 +75,10 @@ export class ImportPlan {
 
   async *rows(): AsyncGenerator<PlannedRow, void> {
     const { rows, total, requests, concurrency } = this.#options;
+    const read = await this.#readOthers();
     const snapshot =
-      total < fewRows
-        ? undefined
+      read !== undefined || total < fewRows
+        ? read
         : await EnrollmentSnapshot.read({
             ids: idsOf(rows()),
             count: total,
@@ -103,6 +112,13 @@ export class ImportPlan {
       requests: writes + reads,
       minutes: minutesFor(operations, ratePerMinute),
     };
+  }
+
+  async #readOthers(): Promise<EnrollmentSnapshot | undefined> {
+    const { index, rows, total, onReading } = this.#options;
+    if (index === undefined) return undefined;
+    const watcher = onReading === undefined ? {} : { onReading };
+    return prepareWithSnapshot(index, { ids: () => idsOf(rows()), count: total, ...watcher });
   }
 
   async #plan(row: EnrollmentRow, snapshot: EnrollmentSnapshot | undefined): Promise<PlannedRow> {
@@ -139,11 +155,32 @@ export class ImportPlan {
       throw error;
     }
     if (stored === undefined) {
-      return mode === 'update' ? { action: 'conflict', objection: notEnrolled } : { action: 'create' };
+      return mode === 'update'
+        ? { action: 'conflict', objection: notEnrolled }
+        : this.#unlessTaken('create', { enrollment: enrollmentToCreate(row.enrollment) });
     }
-    return mode === 'create'
-      ? { action: 'conflict', objection: enrolledAlready }
-      : compare(namedValues(row), stored, force);
+    if (mode === 'create') return { action: 'conflict', objection: enrolledAlready };
+    const comparison = compare(namedValues(row), stored, force);
+    return comparison.action === 'update'
+      ? this.#unlessTaken('update', { enrollment: comparison.enrollment, stored })
+      : comparison;
+  }
+
+  /** What is to be done, unless another enrollment has what the row would get. */
+  async #unlessTaken(
+    action: 'create' | 'update',
+    writing: Writing,
+  ): Promise<{ readonly action: PlannedAction; readonly objection?: Objection }> {
+    try {
+      const conflict = await this.#options.index?.compare(writing);
+      return conflict === undefined
+        ? { action }
+        : { action: 'conflict', objection: identityObjection(conflict) };
+    } catch (error) {
+      const objection = objectionTo(error);
+      if (objection === undefined) throw error;
+      return { action: 'conflict', objection };
+    }
   }
 }
 

@@ -30,6 +30,9 @@ import {
   rowFailure,
   type Objection,
 } from './import-comparison.ts';
+import type { ClaimKind, ClaimOutcome } from '../records/identity-log.ts';
+import type { Claimed, IdentityIndex } from './identity-index.ts';
+import { claimItems } from './import-claims.ts';
 import { FateUnknown, Unreadable, type Requests } from './import-requests.ts';
 import type { ImportTally } from './import-tally.ts';
 import type { ImportRow, WriteMode } from './import.ts';
@@ -42,6 +45,10 @@ export interface WorkOptions {
   readonly journal: ImportJournal;
   readonly tally: ImportTally;
   readonly requests: Requests;
+  /** What other enrollments have. Absent where nothing is to be compared with them. */
+  readonly index?: IdentityIndex | undefined;
+  /** What the service holds of the rows, where that was read already; closed at the end. */
+  readonly known?: EnrollmentSnapshot | undefined;
   /** Aborted when something ends the import; reading and sending stop then. */
   readonly stop: AbortController;
 }
@@ -54,6 +61,10 @@ interface Item {
   readonly row: ImportRow;
   /** What is to be sent: the row itself, or the row merged with what the service holds. */
   enrollment: Enrollment;
+  /** The version that `enrollment` was merged with. */
+  stored: StoredEnrollment | undefined;
+  /** Where it was announced what its enrollment is about to get. */
+  claimed: Claimed | undefined;
   /** The etag of the version that `enrollment` was merged with. */
   base: string | undefined;
   /** What it was sent for without anybody knowing whether that took effect. */
@@ -105,6 +116,8 @@ export class ImportWork {
 
   constructor(options: WorkOptions) {
     this.#options = options;
+    this.#known = options.known;
+    if (options.known !== undefined) this.#snapshot = Promise.resolve(options.known);
   }
 
   /** Resolves when every row has an outcome. Throws what ended the import, once what was under way has settled. */
@@ -136,6 +149,8 @@ export class ImportWork {
           id,
           row,
           enrollment: enrollmentToCreate(row.enrollment),
+          stored: undefined,
+          claimed: undefined,
           base: undefined,
           doubt: writeOf(journal.doubt(index)),
           failures: 0,
@@ -247,11 +262,25 @@ export class ImportWork {
     if (items.length === 0) return;
     this.#flow(async () => {
       try {
-        await this.#send(operation, items);
+        await this.#send(operation, await this.#claimed(operation, items));
       } finally {
         this.#hasProbed = true;
       }
     });
+  }
+
+  /** Those of the rows that may be written. What they are about to get is theirs until it is known what came of it. */
+  async #claimed(operation: ClaimKind, items: readonly Item[]): Promise<readonly Item[]> {
+    const { index, mode } = this.#options;
+    if (index === undefined) return items;
+    const { free, taken } = await claimItems(index, operation, items);
+    for (const { item, objection } of taken) {
+      // A row that finds its enrollment as it should be gets nothing.
+      const mayExist = operation === 'create' && mode === 'upsert' && this.#known === undefined;
+      if (mayExist) this.#route(item, () => this.#found(item, objection));
+      else this.#failed(item, objection);
+    }
+    return free;
   }
 
   /** One request for all items, and more only when nobody can say what became of which: then by halves. */
@@ -415,6 +444,7 @@ export class ImportWork {
       this.#failed(item, changedMeanwhile);
     } else {
       item.enrollment = comparison.enrollment;
+      item.stored = stored;
       item.base = stored.etag;
       return 'update';
     }
@@ -454,17 +484,19 @@ export class ImportWork {
   // Outcomes
 
   #settled(item: Item, outcome: RowOutcome): void {
-    this.#leave(item);
+    this.#leave(item, outcome === 'created' || outcome === 'updated' ? 'written' : 'unknown');
     this.#options.tally.settled(item.index, outcome);
   }
 
   /** @param sent what it was sent for, where that may yet have taken effect: whoever tries it again must know */
   #failed(item: Item, objection: Objection, sent?: RowOperation): void {
-    this.#leave(item);
+    const mayBeWritten = sent !== undefined || item.doubt !== undefined;
+    this.#leave(item, mayBeWritten ? 'unknown' : 'refused');
     this.#options.tally.failed(rowFailure(item.index, item.row, objection, sent));
   }
 
-  #leave(item: Item): void {
+  #leave(item: Item, outcome: ClaimOutcome): void {
+    item.claimed?.end(outcome);
     this.#finished += 1;
     this.#busy.delete(item.id);
     this.#wake();

@@ -10,6 +10,9 @@ import { IotdmError } from '../errors.ts';
 import { ImportJournal, type RowFailure } from '../records/import-journal.ts';
 import { DeletionWork, type DeletionWorkOptions } from './deletion-work.ts';
 import type { DeletionRow, EnrollmentRow } from './enrollment-input.ts';
+import type { EnrollmentSnapshot } from './enrollment-snapshot.ts';
+import type { IdentityIndex, IdentitySource } from './identity-index.ts';
+import { prepareWithSnapshot } from './identity-reading.ts';
 import { Requests, type BulkCost } from './import-requests.ts';
 import { ImportTally, type ImportCounts, type ImportFailure, type ImportProgress } from './import-tally.ts';
 import { ImportWork } from './import-work.ts';
@@ -77,6 +80,10 @@ interface CommonOptions {
   readonly journal?: ImportJournal;
   /** For how long nothing may get through before the import ends with the last error; ten minutes when absent. */
   readonly giveUpAfterMs?: number;
+  /** What other enrollments have, read by these requests: what is written is compared with it, and what is deleted is free. */
+  readonly openIndex?: (source: IdentitySource) => Promise<IdentityIndex | undefined>;
+  /** Called while all enrollments are read for it, with their number so far. */
+  readonly onReading?: (enrollments: number) => Promise<void> | void;
   /** Called after each row. */
   readonly onProgress?: (progress: ImportProgress) => void;
   /** Called for each row that fails. */
@@ -95,18 +102,21 @@ export const defaultGiveUpAfterMs = 600_000;
  */
 export async function importEnrollments(options: ImportOptions): Promise<ImportSummary> {
   const { mode, rows } = options;
-  return carryOut(options, (common) => new ImportWork({ ...common, rows, mode }));
+  return carryOut(options, async (common) => {
+    const known = await readOthers(common.index, options);
+    return new ImportWork({ ...common, rows, mode, known });
+  });
 }
 
 /** The mode `delete`: as `importEnrollments` in everything else. */
 export async function deleteEnrollments(options: DeletionOptions): Promise<ImportSummary> {
   const { rows } = options;
-  return carryOut(options, (common) => new DeletionWork({ ...common, rows }));
+  return carryOut(options, (common) => Promise.resolve(new DeletionWork({ ...common, rows })));
 }
 
 async function carryOut(
   options: CommonOptions,
-  workOf: (common: Omit<DeletionWorkOptions, 'rows'>) => { run(): Promise<void> },
+  workOf: (common: Omit<DeletionWorkOptions, 'rows'>) => Promise<{ run(): Promise<void> }>,
 ): Promise<ImportSummary> {
   const { total, service, force = false, concurrency = 4, signal } = options;
   const journal = options.journal ?? ImportJournal.inMemory(total);
@@ -128,7 +138,16 @@ async function carryOut(
         giveUpAfterMs: options.giveUpAfterMs ?? defaultGiveUpAfterMs,
         signal: stop.signal,
       });
-      await workOf({ force, concurrency, journal, tally, requests, stop }).run();
+      const index = await options.openIndex?.({
+        pages: () => requests.pages(),
+        find: (registrationId) => requests.find(registrationId),
+      });
+      try {
+        const work = await workOf({ force, concurrency, journal, tally, requests, stop, index });
+        await work.run();
+      } finally {
+        await index?.close();
+      }
     }
     if (signal?.aborted === true && journal.done + tally.counts().failed < total) throw interruption();
     await journal.flush();
@@ -140,6 +159,26 @@ async function carryOut(
   }
   const { failures, elapsedMs } = tally;
   return { ...tally.counts(), elapsedMs, journal: journal.path, failures };
+}
+
+/**
+ * Brings the index up to date. Whoever compares rows with what the service holds gets that from the same reading.
+ * @throws as `IdentityIndex.prepare`
+ */
+async function readOthers(
+  index: IdentityIndex | undefined,
+  { rows, total, mode, onReading }: ImportOptions,
+): Promise<EnrollmentSnapshot | undefined> {
+  if (index === undefined) return undefined;
+  const watcher = onReading === undefined ? {} : { onReading };
+  if (mode !== 'create')
+    return prepareWithSnapshot(index, { ids: () => idsOf(rows()), count: total, ...watcher });
+  await index.prepare({ expected: total, ...watcher });
+  return undefined;
+}
+
+async function* idsOf(rows: AsyncIterable<readonly ImportRow[]>): AsyncGenerator<string, void> {
+  for await (const some of rows) for (const { enrollment } of some) yield enrollment.registrationId;
 }
 
 function interruption(): IotdmError {

@@ -143,7 +143,7 @@ describe('an import from a service that misbehaves', () => {
   });
 
   it('a service that is away for longer than it is waited for: exit code 7, and the next run goes on', async (t) => {
-    const { run, stored, service } = await scene(t, ['503,nth=6-60']);
+    const { run, stored, service } = await scene(t, ['503,nth=7-61']);
     const { code, stderr } = await run('--give-up-after', '1s');
     assert.equal(code, 7, stderr);
     const { error } = JSON.parse(stderr) as { error: { hint: string; details: Record<string, unknown> } };
@@ -166,7 +166,8 @@ describe('an import from a service with a quota', () => {
     const { run } = await scene(t, [], 600, '100/s');
     const { code, summary } = await run('--rate', '100/s');
     assert.equal(code, 0);
-    assert.deepEqual([summary.created, summary.throttled, summary.requests], [600, 0, 60]);
+    // One of them reads what the service holds.
+    assert.deepEqual([summary.created, summary.throttled, summary.requests], [600, 0, 60 + 1]);
     assert.ok(summary.elapsedMs < 6_600, `${summary.elapsedMs} ms`);
   });
 

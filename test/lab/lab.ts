@@ -169,6 +169,9 @@ export const executable = fileURLToPath(new URL('../../dist/iotdm.js', import.me
 /** A command that has not ended by then hangs, also on a machine that is busy with other things. */
 export const HANG_MS = 120_000;
 
+/** Of this test file: another one's emulator may come to have the port of one of this file's. */
+const stateHome = join(process.env['XDG_STATE_HOME'] ?? tmpdir(), String(process.pid));
+
 /** Runs the built iotdm as a user would. */
 export function iotdm(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
   return startIotdm(args, options).outcome;
@@ -177,7 +180,7 @@ export function iotdm(args: readonly string[], options: RunOptions = {}): Promis
 /** The same for a test that deals with it while it runs. */
 export function startIotdm(args: readonly string[], options: RunOptions = {}): RunningIotdm {
   const child = spawn(process.execPath, [...(options.nodeArgs ?? []), executable, ...args], {
-    env: { ...process.env, ...options.env },
+    env: { ...process.env, XDG_STATE_HOME: stateHome, ...options.env },
     cwd: options.cwd ?? tmpdir(),
     stdio: ['pipe', 'pipe', 'pipe'],
   });

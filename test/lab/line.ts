@@ -15,6 +15,7 @@ import { Budget } from '../../src/station/provision/budget.ts';
 import { saysTheSame } from '../../src/station/provision/provisioning-record.ts';
 import type { StepName } from '../../src/station/provision/steps.ts';
 import type { DeviceJob, LineParts } from '../../src/station/provision/work.ts';
+import { IdentityIndex } from '../../src/station/identity-index.ts';
 import { RegistrationRecords } from '../../src/station/registration-records.ts';
 import { registerDevice } from '../../src/station/registration.ts';
 import { Tpm } from '../../src/tpm/tpm.ts';
@@ -50,6 +51,7 @@ export function testLine(options: TestLineOptions): LineParts & { close(): void 
     timeoutMs: 5000,
     onRequest: ({ elapsedMs }: { readonly elapsedMs: number }) => options.onRequest?.(elapsedMs),
   };
+  let index: Promise<IdentityIndex> | undefined;
   const hub: HubOptions = { ...parseServiceHost(service.hubHost), ...network, userAgent: 'test' };
   const connectionString = Secret.fromText(readFileSync(service.connectionStringFile, 'utf8'));
   const dps = openAzureService({
@@ -64,6 +66,21 @@ export function testLine(options: TestLineOptions): LineParts & { close(): void 
     },
     harvested: (identity) => appendRecord(join(dir, 'manifest'), identity),
     service: () => Promise.resolve(dps),
+    index: async () => {
+      index ??= IdentityIndex.open(
+        {
+          stateDirectory: join(dir, 'state'),
+          host: dps.host,
+          maxAgeMs: 3_600_000,
+          now: Date.now,
+          signal: new AbortController().signal,
+        },
+        { pages: () => dps.list(), find: (id) => dps.find(id) },
+      );
+      const opened = await index;
+      await opened.prepare();
+      return opened;
+    },
     registration: {
       idScope: service.idScope,
       register: ({ leftMs, registrationId, ...job }) =>
@@ -98,6 +115,7 @@ export function testLine(options: TestLineOptions): LineParts & { close(): void 
     now: () => new Date(),
     tool: 'test',
     close: () => {
+      void index?.then((opened) => opened.close());
       dps.close();
     },
   };

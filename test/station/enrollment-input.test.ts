@@ -595,6 +595,30 @@ describe('faults', () => {
     ]);
   });
 
+  it('finds device ids that could come into one hub, and no others', async () => {
+    const rows: readonly (readonly [string, string])[] = [
+      ['X', 'a.azure-devices.net'],
+      ['X', 'b.azure-devices.net'],
+      ['x', 'a.azure-devices.net'],
+      ['X', 'A.azure-devices.net'],
+      ['X', ''],
+      ['Y', ''],
+      ['Y', 'c.azure-devices.net'],
+      ['Z', 'c.azure-devices.net'],
+      ['Z', ''],
+    ];
+    const lines = rows.map(([id, hub], index) => `${syntheticEndorsementKey(index)},${id},${hub}\n`);
+    const check = await checkEnrollmentInput([
+      csv(`endorsementKey,deviceId,iotHubHostName\n${lines.join('')}`),
+    ]);
+    assert.deepEqual(check.faults.map(describeFault), [
+      'rows.csv:5: deviceId: the device id "X", with another endorsement key, stands in rows.csv:2 already',
+      'rows.csv:6: deviceId: the device id "X", with another endorsement key, stands in rows.csv:2 already',
+      'rows.csv:8: deviceId: the device id "Y", with another endorsement key, stands in rows.csv:7 already',
+      'rows.csv:10: deviceId: the device id "Z", with another endorsement key, stands in rows.csv:9 already',
+    ]);
+  });
+
   it('lists the first hundred and counts the rest', async () => {
     const check = await checkEnrollmentInput([csv(`endorsementKey\n${'x\n'.repeat(250)}`)]);
     assert.deepEqual([check.rows, check.faultCount, check.faults.length], [250, 250, 100]);

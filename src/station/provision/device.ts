@@ -26,6 +26,8 @@ export interface DeviceProvisioned {
   readonly steps: readonly StepReport[];
   readonly serialNumber: string | null;
   readonly modules: readonly ModuleReport[];
+  /** Whether the device id and the key were compared with those of other enrollments; null where none was given. */
+  readonly identityCompared: boolean | null;
   readonly passed: boolean;
   /** What ended it before its time. */
   readonly failure?: IotdmError;
@@ -71,6 +73,7 @@ function summary({ job, found }: Work): Omit<DeviceProvisioned, 'steps' | 'passe
     ekVerified: found.ekVerified,
     serialNumber: job.labels.serialNumber,
     modules: found.modules,
+    identityCompared: found.identityCompared,
   };
 }
 

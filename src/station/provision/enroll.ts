@@ -2,7 +2,9 @@
 import type { Enrollment, StoredEnrollment } from '../../dps/enrollment.ts';
 import type { ProvisioningService } from '../../dps/service.ts';
 import { IotdmError } from '../../errors.ts';
+import type { ClaimKind } from '../../records/identity-log.ts';
 import { holdsSameKey, mergeEnrollment } from '../enrollment-merge.ts';
+import { givesIdentity, type Writing } from '../identity-facts.ts';
 import type { StepOutcome } from './steps.ts';
 import type { Work } from './work.ts';
 
@@ -31,6 +33,7 @@ export async function enroll(work: Work): Promise<StepOutcome> {
     } catch (error) {
       const isRace =
         error instanceof IotdmError &&
+        error.details?.['otherRegistrationId'] === undefined &&
         (error.code === 'service.conflict' || error.code === 'service.changed-meanwhile');
       if (!isRace || attempt === ATTEMPTS) throw error;
     }
@@ -41,22 +44,44 @@ async function bring(
   service: ProvisioningService,
   stored: StoredEnrollment | undefined,
   wanted: Enrollment,
-  { job, found }: Work,
+  work: Work,
 ): Promise<StepOutcome> {
-  const { budget, dryRun } = job;
+  const { dryRun } = work.job;
   if (stored === undefined) {
-    if (dryRun) return { status: 'planned', detail: `would enroll ${wanted.registrationId}` };
-    found.stored = await budget.within(service.create(wanted));
-    return { status: 'done', detail: 'enrolled' };
+    const remark = await guarded(work, 'create', { enrollment: wanted }, () => service.create(wanted));
+    return dryRun
+      ? { status: 'planned', detail: `would enroll ${wanted.registrationId}${remark}` }
+      : { status: 'done', detail: `enrolled${remark}` };
   }
   const { enrollment, unchanged } = mergeEnrollment(stored, wanted);
   if (unchanged) return { status: 'unchanged', detail: 'enrolled already' };
-  if (dryRun) return { status: 'planned', detail: 'would update the enrollment' };
-  const { registrationState } = stored;
-  const written = await budget.within(service.replace(enrollment, stored.etag));
-  // Writing an enrollment takes no registration away, whatever the answer shows.
-  found.stored = { ...(registrationState === undefined ? {} : { registrationState }), ...written };
-  return { status: 'done', detail: 'enrollment updated' };
+  const remark = await guarded(work, 'update', { enrollment, stored }, async () => {
+    const { registrationState } = stored;
+    const written = await service.replace(enrollment, stored.etag);
+    // Writing an enrollment takes no registration away, whatever the answer shows.
+    return { ...(registrationState === undefined ? {} : { registrationState }), ...written };
+  });
+  return dryRun
+    ? { status: 'planned', detail: `would update the enrollment${remark}` }
+    : { status: 'done', detail: `enrollment updated${remark}` };
+}
+
+/**
+ * Writes, on a dry run only looks, unless another enrollment has what this one would get.
+ * @returns what there is to say of the comparison
+ */
+async function guarded(
+  { job: { budget, dryRun }, parts, found }: Work,
+  kind: ClaimKind,
+  writing: Writing,
+  write: () => Promise<StoredEnrollment>,
+): Promise<string> {
+  const isGiving = givesIdentity(writing);
+  const index = isGiving ? await parts.index?.() : undefined;
+  if (isGiving) found.identityCompared = index?.isComparing === true;
+  if (dryRun) await budget.within(index?.refuse(writing) ?? Promise.resolve());
+  else found.stored = await budget.within(index?.guard(kind, writing, write) ?? write());
+  return found.identityCompared === false ? ', not compared with other enrollments' : '';
 }
 
 function refuseOtherKey(stored: StoredEnrollment, wanted: Enrollment): void {

@@ -17,6 +17,8 @@ export interface ProvisioningRecord {
   readonly modules: readonly ModuleReport[];
   /** True only where the certificate was verified and is genuine; null where nothing was verified. */
   readonly ekVerified: boolean | null;
+  /** Whether the device id and the key were compared with those of other enrollments; null where none was given. */
+  readonly identityCompared: boolean | null;
   /** A hub has taken what the TPM signed. */
   readonly proved: boolean;
   readonly steps: readonly StepReport[];

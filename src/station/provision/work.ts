@@ -10,6 +10,7 @@ import { registrationIdOf } from '../../tpm/endorsement-key.ts';
 import type { PrimaryKey, Tpm } from '../../tpm/tpm.ts';
 import type { ModuleSlot } from '../agent-config.ts';
 import type { HarvestLabels } from '../harvest.ts';
+import type { IdentityIndex } from '../identity-index.ts';
 import type { ModuleHub, ModuleStatus } from '../modules.ts';
 import {
   takeUpRegistration,
@@ -60,6 +61,8 @@ export interface LineParts {
   /** Into the manifest, on disk when it returns. */
   readonly harvested?: (identity: HarvestedIdentity) => Promise<AppendedRecord>;
   readonly service?: () => Promise<ProvisioningService>;
+  /** What other enrollments have. Absent where nothing is to be compared with them. */
+  readonly index?: () => Promise<IdentityIndex>;
   readonly registration?: {
     readonly idScope: string;
     readonly register: (
@@ -103,6 +106,8 @@ export interface Findings {
   registrationId: string | undefined;
   /** Null for no enrollment, undefined where the service was not asked. */
   stored: StoredEnrollment | null | undefined;
+  /** Whether the device id and the key were compared with those of other enrollments; null where none was given. */
+  identityCompared: boolean | null;
   deviceId: string | null;
   assignedHub: string | null;
   keyName: string | null;
@@ -130,6 +135,7 @@ export class Work {
     endorsementKey: undefined,
     registrationId: undefined,
     stored: undefined,
+    identityCompared: null,
     deviceId: null,
     assignedHub: null,
     keyName: null,
