@@ -194,8 +194,8 @@ export function refuseRows(
   const place = report === undefined ? '' : `, all of them in ${report}`;
   const message =
     faultCount === 1 && first !== undefined
-      ? `one fault in ${rows} rows: ${describeFault(first)}`
-      : `${faultCount} faults in ${rows} rows${place}`;
+      ? `one fault in ${count(rows, 'row')}: ${describeFault(first)}`
+      : `${faultCount} faults in ${count(rows, 'row')}${place}`;
   const details = { rows, faultCount, faults, ...(report === undefined ? {} : { report }) };
   // The rows may be as they were delivered: what they hold is not to be trusted.
   const isUnverified = verification?.policy === 'require' && verification.notVerified === faultCount;
