@@ -3,7 +3,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -32,16 +32,27 @@ const environment = Object.fromEntries(
 );
 // Ctrl-C reaches the tests as well; what they leave behind is still looked for here.
 process.on('SIGINT', () => undefined);
-const run = spawnSync(process.execPath, ['--import', 'tsx', '--test', '--test-reporter=spec', ...files], {
-  cwd: root,
-  stdio: ['ignore', 'inherit', 'inherit'],
-  env: { ...environment, TMPDIR: scratch, XDG_STATE_HOME: join(scratch, 'state') },
-});
+const run = spawnSync(
+  process.execPath,
+  ['--import', 'tsx', '--test', ...concurrency(), '--test-reporter=spec', ...files],
+  {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env: { ...environment, TMPDIR: scratch, XDG_STATE_HOME: join(scratch, 'state') },
+  },
+);
 const left = endBackgroundProcesses();
 rmSync(scratch, { recursive: true, force: true });
 if (left.length > 0)
   console.error(`the tests left processes behind, which are ended now:\n${left.join('\n')}`);
 process.exit(left.length > 0 && run.status === 0 ? 1 : (run.status ?? 1));
+
+/** Most tests wait for other processes: on two cores, two files at once take little longer than one. */
+function concurrency() {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  // The option came with Node.js 20.10.
+  return major > 20 || minor >= 10 ? [`--test-concurrency=${Math.max(2, availableParallelism() - 1)}`] : [];
+}
 
 /** Ends software TPMs and emulators whose state is in the scratch directory, and returns their command lines. */
 function endBackgroundProcesses() {
