@@ -168,8 +168,7 @@ export const reasonEntries: Readonly<Record<ErrorReason, ReasonEntry>> = {
   },
   'settings-file': {
     codes: ['input.invalid', 'input.unreadable'],
-    fix: ({ details }) =>
-      `mend ${typeof details['settingsFile'] === 'string' ? details['settingsFile'] : 'the file'}, or name another one with --config FILE`,
+    fix: 'mend the settings file, or name another one with --config FILE',
   },
   'emulator-state': {
     codes: ['input.invalid', 'input.unreadable'],

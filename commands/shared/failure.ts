@@ -53,11 +53,12 @@ export function toFailure(error: unknown, command: string): Failure {
         );
   const stack = known.code === 'internal.unexpected' && error instanceof Error ? error.stack : undefined;
   const hint = known instanceof CommandError ? known.hint : fixOf(known);
+  const details = known.details === undefined ? undefined : redactAll(known.details);
   return {
     code: known.code,
     message: redact(known.message),
-    hint: fixText(hint, { command, details: known.details ?? {} }) + withoutIndex(known),
-    details: known.details === undefined ? undefined : redactAll(known.details),
+    hint: fixText(hint, { command, details: details ?? {} }) + withoutIndex(known),
+    details,
     exitCode: exitCodeOf(known.code),
     stack: stack === undefined ? undefined : redact(stack),
   };

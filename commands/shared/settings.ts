@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { Option, type Command } from 'commander';
-import { because, IotdmError, systemErrorCode, type ErrorDetails } from '../../src/errors.ts';
+import { because, IotdmError, systemErrorCode } from '../../src/errors.ts';
 import { nearest } from '../../src/nearest.ts';
 import { secondsOf } from './duration.ts';
 import {
@@ -399,7 +399,7 @@ function readSettingsFile(given: string | undefined): Map<string, unknown> {
     const reason = systemErrorCode(cause) ?? 'unknown error';
     throw new IotdmError('input.unreadable', `cannot read the settings file ${path} (${reason})`, {
       cause,
-      details: settingsFile(path),
+      details: because('settings-file'),
     });
   }
   let settings: unknown;
@@ -408,19 +408,15 @@ function readSettingsFile(given: string | undefined): Map<string, unknown> {
   } catch (cause) {
     throw new IotdmError('input.invalid', `the settings file ${path} is not JSON`, {
       cause,
-      details: settingsFile(path),
+      details: because('settings-file'),
     });
   }
   if (typeof settings !== 'object' || settings === null || Array.isArray(settings)) {
     throw new IotdmError('input.invalid', `the settings file ${path} does not hold a JSON object`, {
-      details: settingsFile(path),
+      details: because('settings-file'),
     });
   }
   return new Map(Object.entries(settings).map(([key, value]) => [key, checkFileValue(path, key, value)]));
-}
-
-function settingsFile(path: string): ErrorDetails {
-  return because('settings-file', { settingsFile: path });
 }
 
 function checkFileValue(path: string, key: string, value: unknown): unknown {
@@ -428,7 +424,7 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
     const problem = lineSettingProblem(key, value);
     if (problem === undefined) return value;
     throw new IotdmError('input.invalid', `the setting "${key}" in ${path} ${problem}`, {
-      details: settingsFile(path),
+      details: because('settings-file'),
     });
   }
   const shared = sharedOptions.map((option) => option.key).filter((name) => name !== 'config');
@@ -440,7 +436,7 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
     throw new IotdmError(
       'input.invalid',
       `the settings file ${path} has an unknown setting "${key}"${hint}`,
-      { details: settingsFile(path) },
+      { details: because('settings-file') },
     );
   }
   const expected = {
@@ -453,7 +449,7 @@ function checkFileValue(path: string, key: string, value: unknown): unknown {
   }[option.type];
   if (typeof value !== expected) {
     throw new IotdmError('input.invalid', `the setting "${key}" in ${path} must be a ${expected}`, {
-      details: settingsFile(path),
+      details: because('settings-file'),
     });
   }
   return value;

@@ -107,8 +107,8 @@ describe('wrong usage: exit code 2', () => {
     [
       'a TPM that is none',
       ['ek', 'read', '--tpm', 'tpm0'],
-      /^"tpm0" does not name a TPM: /,
-      /^run: iotdm ek read --help$/,
+      /^"tpm0" does not name a TPM; did you mean device:\/dev\/tpm0\?$/,
+      /^pass --tpm device:\/dev\/tpm0, or set IOTDM_TPM/,
     ],
     ...['--dps-connection-string', '--owner-auth', '--endorsement-auth', '--lockout-auth'].map(
       (flag): (typeof lines)[number] => [

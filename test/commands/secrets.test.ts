@@ -489,7 +489,10 @@ describe('the connection string of the service', () => {
 describe('the keys that DPS and the hub give', () => {
   it('are not shown when they are taken over, written and refused', async () => {
     await enroll(chip, service);
-    const common = ['--tpm', chip.tcti, '--ca', service.ca, '--hub-host', service.hubHost];
+    const base = ['--tpm', chip.tcti, '--ca', service.ca];
+    const hub = ['--hub-host', service.hubHost];
+    const common = [...base, ...hub];
+    const nowhere = ['--hub-host', '127.0.0.1:1'];
     const place = ['--id-scope', service.idScope, '--device-host', service.deviceHost];
     const first = await run(['device', 'register', ...common, ...place, '--overwrite', '--json']);
     assert.equal(first.code, 0, first.stderr);
@@ -513,25 +516,19 @@ describe('the keys that DPS and the hub give', () => {
       for (const form of ['base64', 'base64url', 'hex'] as const)
         remember(Buffer.from(key, 'base64').toString(form));
     }
-    const line = [
-      'provision',
-      ...common,
-      ...place,
-      ...service.options.slice(0, 2),
-      '--manifest',
-      'line.ndjson',
-    ];
+    const whole = ['provision', ...base, ...place, ...service.options.slice(0, 2)];
+    const line = [...whole, '--manifest', 'line.ndjson'];
     for (const [args, code] of [
       [['device', 'register', ...common, ...place], 0],
       [['device', 'register', ...common, ...place, '--registration-id', 'unknown', '--slot', '9'], 6],
       [['module', 'provision', ...common, '--module', 'Marked=8'], 0],
       [['module', 'provision', ...common, '--module', 'Marked=8', '--json'], 0],
       [['module', 'provision', ...common, '--module', 'Other=0', '--json'], 2],
-      [['module', 'provision', ...common, '--module', 'Marked=9', '--hub-host', '127.0.0.1:1'], 7],
+      [['module', 'provision', ...base, '--module', 'Marked=9', ...nowhere], 7],
       [['slot', 'show', '8', '--tpm', chip.tcti], 0],
-      [[...line, '--module', 'Marked=8', '--json'], 0],
-      [[...line, '--module', 'Other=7'], 0],
-      [[...line, '--module', 'Marked=8', '--hub-host', '127.0.0.1:1'], 7],
+      [[...line, ...hub, '--module', 'Marked=8', '--json'], 0],
+      [[...line, ...hub, '--module', 'Other=7'], 0],
+      [[...line, '--module', 'Marked=8', ...nowhere], 7],
     ] as const) {
       const outcome = await run(args);
       assert.equal(outcome.code, code, `${args.join(' ')}: ${outcome.stderr}`);

@@ -148,8 +148,10 @@ describe('slot verify --hub', () => {
       ['404 Not Found\r\niothub-errorcode: DeviceNotFound', 6, 'service.not-found'],
       ['429 Too Many Requests', 7, 'network.throttled'],
       ['503 Service Unavailable', 7, 'network.unavailable'],
-      ['302 Found\r\nLocation: https://login.example', 6, 'service.unexpected-answer'],
-      ['403 Forbidden\r\nContent-Type: text/html', 6, 'service.unexpected-answer'],
+      ['302 Found\r\nLocation: https://login.example', 7, 'network.proxy'],
+      ['403 Forbidden\r\nContent-Type: text/html', 7, 'network.proxy'],
+      ['200 OK\r\nETag: "1"\r\nContent-Type: text/html', 7, 'network.proxy'],
+      ['200 OK', 6, 'service.unexpected-answer'],
       ['201 Created', 6, 'service.unexpected-answer'],
     ];
     for (const [head, code, error] of answers) {
