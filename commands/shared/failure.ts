@@ -39,7 +39,9 @@ function redactValue(value: unknown): unknown {
 
 /** All enrollments could not be read for what the command itself does not need. */
 function withoutIndex({ details }: IotdmError): string {
-  return details?.['index'] === true ? '; --no-index leaves the comparison out' : '';
+  return details?.['index'] === true
+    ? '; where they may not be listed, --no-index leaves the comparison out'
+    : '';
 }
 
 /** Turns anything that was thrown into what is shown. */

@@ -61,6 +61,8 @@ export interface LockWait {
 const LOCK = 'lock';
 const LOCK_POLL_MS = 200;
 const SESSION_BYTES = 6;
+/** Of an import: so many outcomes may wait for the next claim. */
+const PATIENT_LINES = 100;
 /** In which the claimant of a line stands. */
 const CLAIMANT_BYTES = 80;
 /** What others usually append between two looks. */
@@ -388,6 +390,7 @@ export class IdentityStore {
 
   /** Resolves when everything was written. */
   async flush(): Promise<void> {
+    if (this.#lines.length > 0) this.#startWriting();
     while (this.#writing !== undefined) await this.#writing;
   }
 
@@ -413,7 +416,9 @@ export class IdentityStore {
 
   #writeLater(line: LogLine): void {
     this.#lines.push(waiting(line));
-    this.#startWriting();
+    // Where claims come one after the other, it goes with the next of them.
+    const isPatient = this.#options.claimsAreDistinct === true && this.#lines.length < PATIENT_LINES;
+    if (!isPatient) this.#startWriting();
   }
 
   #startWriting(): void {

@@ -160,11 +160,10 @@ export class IdentityIndex {
 
   async *#rows({ onPage, onReading }: PrepareOptions): AsyncGenerator<readonly IdentityRow[], void> {
     let count = 0;
-    const { host } = this.#options;
     const pages = this.#source.pages()[Symbol.asyncIterator]();
     for (;;) {
       const page = await pages.next().catch((error: unknown) => {
-        throw cannotRead(host, error);
+        throw cannotRead(error);
       });
       if (page.done === true) return;
       await onPage?.(page.value);
@@ -403,11 +402,10 @@ function hadNoEffect(error: unknown): boolean {
   return /^(?:auth|service|usage)\.|^network\.(?:unreachable|tls|proxy|throttled)$/.test(error.code);
 }
 
-function cannotRead(host: string, error: unknown): unknown {
+function cannotRead(error: unknown): unknown {
   if (!(error instanceof IotdmError) || error.code === 'interrupted.signal') return error;
-  return new IotdmError(
-    error.code,
-    `device ids and keys cannot be compared with those that ${host} holds: ${error.message}`,
-    { cause: error, details: { ...error.details, index: true } },
-  );
+  return new IotdmError(error.code, `${error.message}; all enrollments were to be read, to compare with`, {
+    cause: error,
+    details: { ...error.details, index: true },
+  });
 }

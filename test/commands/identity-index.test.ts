@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
+import { toFailure } from '../../commands/shared/failure.ts';
+import { IotdmError } from '../../src/errors.ts';
 import { registrationIdOf } from '../../src/tpm/endorsement-key.ts';
 import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import {
@@ -226,5 +228,17 @@ describe('one identity for one device', () => {
     writeFileSync(config, JSON.stringify({ index: false, indexAge: '8h' }));
     const left = await at('e', 'enrollment', 'create', '--endorsement-key', key(51), '--config', config);
     assert.equal(resultOf(left)['identityCompared'], false);
+  });
+
+  it('a list that cannot be read comes with the way to do without it', () => {
+    const refused = new IotdmError('auth.refused', 'no', { details: { index: true } });
+    assert.match(
+      toFailure(refused, 'iotdm provision').hint,
+      /; where they may not be listed, --no-index leaves/,
+    );
+    assert.doesNotMatch(
+      toFailure(new IotdmError('auth.refused', 'no'), 'iotdm provision').hint,
+      /--no-index/,
+    );
   });
 });

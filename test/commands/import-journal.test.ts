@@ -52,7 +52,16 @@ function rows(count: number, more = ''): string {
 }
 
 const importing = (args: readonly string[], stdin = ''): Promise<Outcome> =>
-  iotdm(['enrollment', 'import', '--rate', '0', ...args, ...service.options], { cwd: dir, stdin });
+  iotdm(
+    [
+      'enrollment',
+      'import',
+      ...(args.includes('--rate') ? [] : ['--rate', '0']),
+      ...args,
+      ...service.options,
+    ],
+    { cwd: dir, stdin },
+  );
 
 interface Summary {
   readonly created: number;
@@ -402,6 +411,7 @@ describe('a dry run with credentials', () => {
       conflict: 1,
       delete: 0,
       skip: 0,
+      identityCompared: true,
     });
     // Two requests create, one updates, and the pages of the service's enrollments are read.
     const pages = Math.ceil((JSON.parse(before) as readonly unknown[]).length / 1000);

@@ -58,7 +58,8 @@ async function scene(t: Lifetime, faults: readonly string[], rows = ROWS, quota?
     service,
     dir,
     run: async (...more) => {
-      const args = ['enrollment', 'import', 'fleet.csv', '--json', '--rate', '0', '--report', 'report.csv'];
+      const rate = more.includes('--rate') ? [] : ['--rate', '0'];
+      const args = ['enrollment', 'import', 'fleet.csv', '--json', ...rate, '--report', 'report.csv'];
       const { code, stdout, stderr } = await iotdm([...args, ...service.options, ...more], { cwd: dir });
       return { code, stderr, summary: JSON.parse(stdout === '' ? '{}' : stdout) as Summary };
     },

@@ -520,10 +520,7 @@ describe('the list of enrollments', () => {
     await assert.rejects(index.prepare(), (error) => {
       assert.ok(error instanceof IotdmError);
       assert.equal(error.code, 'auth.refused');
-      assert.equal(
-        error.message,
-        'device ids and keys cannot be compared with those that memory holds: not allowed',
-      );
+      assert.equal(error.message, 'not allowed; all enrollments were to be read, to compare with');
       assert.equal(error.details?.['index'], true);
       return true;
     });
