@@ -32,8 +32,8 @@ before(async () => {
   registrationId = await enroll(chip, service, { deviceId: 'Press-17' });
 });
 
-const place = (at = service): string[] => [
-  ...['--tpm', chip.tcti, '--ca', at.ca, '--state-dir', join(dir, 'state')],
+const place = (at = service, { tcti } = chip): string[] => [
+  ...['--tpm', tcti, '--ca', at.ca, '--state-dir', join(dir, 'state')],
   ...['--id-scope', at.idScope, '--device-host', at.deviceHost, '--hub-host', at.hubHost],
 ];
 
@@ -238,7 +238,7 @@ describe('iotdm device register', () => {
     const other = await softwareTpm(t, { blank: true });
     const slow = await emulator(t, parseKnobs({ assignDelay: '60000' }));
     await enroll(other, slow);
-    const running = startIotdm(['device', 'register', ...place(slow), '--tpm', other.tcti, '-vv']);
+    const running = startIotdm(['device', 'register', ...place(slow, other), '-vv']);
     await running.says(' 202 ');
     running.kill('SIGINT');
     const { code, stderr } = await running.outcome;
@@ -251,7 +251,7 @@ describe('iotdm device register', () => {
 
 describe('iotdm module provision', () => {
   const provision = (chip: SoftwareTpm, args: readonly string[]): Promise<Outcome> =>
-    iotdm(['module', 'provision', ...place(), '--tpm', chip.tcti, ...args]);
+    iotdm(['module', 'provision', ...place(service, chip), ...args]);
 
   it("does what the Device Agent's configuration says: registers, then provisions, and says the same again", async (t) => {
     const other = await softwareTpm(t, { blank: true });
