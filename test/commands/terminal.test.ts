@@ -173,11 +173,14 @@ describe('a secret that is typed', () => {
 });
 
 describe('the progress of an import', () => {
+  /** No import has the keys of another one: they would be conflicts. */
+  let keys = 0;
   const importing = async (name: string, more: readonly string[], env = {}, count = 40): Promise<Screen> => {
     const rows = Array.from(
       { length: count },
-      (_, number) => `${name}-${number},${syntheticEndorsementKey(number)}\n`,
+      (_, number) => `${name}-${number},${syntheticEndorsementKey(keys + number)}\n`,
     );
+    keys += count;
     writeFileSync(join(dir, `${name}.csv`), `registrationId,endorsementKey\n${rows.join('')}`);
     const args = ['enrollment', 'import', `${name}.csv`, '--rate', 'unlimited', ...service.options, ...more];
     return atTerminal(args, undefined, env);
