@@ -426,7 +426,7 @@ describe('signing', () => {
       await assert.rejects(slotSign(tpm, 0, source()), { code: 'tpm.no-room' });
       await tpm.close();
       assert.ok(
-        streams.every(({ closed }) => closed),
+        streams.every(({ destroyed }) => destroyed),
         `refused at 0x${code.toString(16)}`,
       );
       assert.equal(streams.length, code === CommandCode.GetCapability ? 0 : 1);
