@@ -32,6 +32,7 @@ export class LogCarrier {
   readonly #truth = new Map<string, Position>();
   isDamaged = false;
   isStale = false;
+  readonly #boots = new Set<string | null>();
 
   private constructor(files: readonly LogFile[]) {
     this.#files = files;
@@ -42,16 +43,22 @@ export class LogCarrier {
     const carrier = new LogCarrier(files);
     const updates = new Map<string, { readonly line: ClaimLine; readonly position: Position }>();
     for await (const { line, position } of carrier.#lines()) {
-      if (line.type === 'stale') carrier.isStale = true;
+      if (line.type === 'log') carrier.#boots.add(line.boot);
+      else if (line.type === 'stale') carrier.isStale = true;
       else if (line.type === 'known') {
         for (const id of [...line.gone, ...line.rows.map((row) => row.id)]) carrier.#settle(id, line.before);
       } else if (line.type === 'end') carrier.#ends.set(keyOf(line), line.outcomes);
-      else if (line.type === 'claim' && line.kind === 'update') updates.set(keyOf(line), { line, position });
+      else if (line.kind === 'update') updates.set(keyOf(line), { line, position });
     }
     for (const [key, { line, position }] of updates) {
       for (const id of settledBy(line, carrier.#ends.get(key) ?? [])) carrier.#settle(id, position);
     }
     return carrier;
+  }
+
+  /** Whether any of it was begun in another run of the system than this one. */
+  isOfOtherBoot(boot: string | null): boolean {
+    return [...this.#boots].some((other) => other !== boot);
   }
 
   /** Ids of which the logs say all there is. */

@@ -6,9 +6,9 @@
  */
 import { randomBytes } from 'node:crypto';
 import { constants, existsSync, fstatSync, writeSync } from 'node:fs';
-import { open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
+import { setImmediate, setTimeout as wait } from 'node:timers/promises';
 import { IotdmError, systemErrorCode } from '../errors.ts';
 import { livingProcess, takeProcessLock, thisBoot, thisProcess, type Holder } from '../process-lock.ts';
 import { draftName, flushDirectory, makeStateDirectory, removeDrafts } from '../state-directory.ts';
@@ -38,6 +38,8 @@ export interface StoreOptions {
   readonly now: () => number;
   /** What this process claims shares nothing with what else it claims, and need not be kept in memory. */
   readonly claimsAreDistinct?: boolean;
+  /** A log that has become longer is worked into the body by whoever comes next; 4 MB when absent. */
+  readonly longLogBytes?: number;
 }
 
 /** An enrollment that may hold what another one is to get. */
@@ -71,7 +73,6 @@ const ATTEMPTS = 20;
 const ATTEMPT_MS = 20;
 /** No line takes as long to write. */
 const WRITING_MS = 50;
-/** A log that has become longer is worked into the body by whoever comes next. */
 const LONG_LOG_BYTES = 4 * 1024 * 1024;
 const fileName = /^(base|log)-([0-9]+)$/;
 
@@ -120,7 +121,7 @@ export class IdentityStore {
   static async open(options: StoreOptions): Promise<IdentityStore> {
     makeStateDirectory(options.dir);
     const store = new IdentityStore(options);
-    await store.#guarded(() => store.reload());
+    await store.#guarded(() => store.reload({ isShallow: true }));
     return store;
   }
 
@@ -128,6 +129,11 @@ export class IdentityStore {
   get readAt(): number | undefined {
     const isLost = [...this.#view.boots].some((boot) => boot !== this.#boot);
     return this.#isDamaged || this.#view.isStale || isLost ? undefined : this.#base?.origin.readAt;
+  }
+
+  /** Number of the body that is used; another one was made later. */
+  get generation(): number | undefined {
+    return this.#base?.origin.covers;
   }
 
   /** Enrollments that the body holds. */
@@ -141,7 +147,7 @@ export class IdentityStore {
   }
 
   get isLong(): boolean {
-    return this.#logBytes > LONG_LOG_BYTES;
+    return this.#logBytes > (this.#options.longLogBytes ?? LONG_LOG_BYTES);
   }
 
   /** Makes many look-ups fast, for memory. */
@@ -150,11 +156,14 @@ export class IdentityStore {
     await this.#guarded(async () => this.#base?.load());
   }
 
-  /** Everything from the files anew. */
-  async reload(): Promise<void> {
+  /**
+   * Everything from the files anew.
+   * @param isShallow leaves logs that are too long unread: they are to be worked into the body before anything is asked
+   */
+  async reload({ isShallow = false } = {}): Promise<void> {
     for (let attempt = 1; ; attempt += 1) {
       try {
-        await this.#tryReload();
+        await this.#tryReload(isShallow);
         return;
       } catch (error) {
         const isMoving = error instanceof IdentityDamage || systemErrorCode(error) === 'ENOENT';
@@ -177,7 +186,7 @@ export class IdentityStore {
     return base.at(-1) === error.number;
   }
 
-  async #tryReload(): Promise<void> {
+  async #tryReload(isShallow: boolean): Promise<void> {
     const numbers = await this.#numbers();
     const covers = numbers.base.at(-1);
     if (covers === undefined) {
@@ -195,22 +204,22 @@ export class IdentityStore {
       if (this.#isLoaded) await base.load();
       const view = new LogView();
       let bytes = 0;
+      for (const number of logs) bytes += (await stat(this.#path('log', number))).size;
+      this.#logBytes = bytes;
+      const isRead = !isShallow || !this.isLong;
       this.#isDamaged = false;
       for (const number of logs) {
         await log?.handle.close();
         log = undefined;
-        log = {
-          number,
-          handle: await open(this.#path('log', number), constants.O_RDWR | constants.O_APPEND),
-          offset: 0,
-        };
-        await this.#readOn(log, view);
-        this.#isDamaged ||= !(await isWhole(log));
-        bytes += log.offset;
+        const handle = await open(this.#path('log', number), constants.O_RDWR | constants.O_APPEND);
+        log = { number, handle, offset: 0 };
+        if (isRead) {
+          await this.#readOn(log, view);
+          this.#isDamaged ||= !(await isWhole(log));
+        } else log.offset = (await handle.stat()).size;
       }
       await this.#replaceFiles(base, log);
       this.#view = view;
-      this.#logBytes = bytes;
     } catch (error) {
       await base.close();
       await log?.handle.close().catch(() => undefined);
@@ -431,9 +440,9 @@ export class IdentityStore {
 
   /** What comes together is written together. */
   async #writeAll(): Promise<void> {
-    // What else comes in this turn of the event loop belongs to it.
-    await Promise.resolve();
     while (this.#lines.length > 0) {
+      // What else comes in this turn of the event loop belongs to it.
+      await setImmediate();
       const lines = this.#lines;
       this.#lines = [];
       let failure: Error | undefined;
@@ -529,17 +538,23 @@ export class IdentityStore {
     );
   }
 
-  /** Works the logs into the body, which stays as old as it is. The caller holds the lock. */
-  async compact(): Promise<void> {
-    await this.reload();
+  /**
+   * Works the logs into the body, which stays as old as it is. The caller holds the lock.
+   * @returns false where what is in them says that all enrollments must be read
+   */
+  async compact(): Promise<boolean> {
+    await this.reload({ isShallow: true });
     const base = this.#base;
-    if (base === undefined || this.readAt === undefined || !this.isLong) return;
-    await this.#newBody(
+    if (base === undefined || this.readAt === undefined) return false;
+    if (!this.isLong) return true;
+    return this.#newBody(
       base.origin.readAt,
       base.key,
       () => Promise.resolve(),
       async (carrier, builder, log) => {
-        if (carrier.isDamaged || carrier.isStale) return false;
+        if (carrier.isDamaged || carrier.isStale || carrier.isOfOtherBoot(this.#boot)) {
+          return false;
+        }
         await builder.takeOver(base, carrier.outdated);
         await carrier.carryAll(builder, log);
         return true;
@@ -552,7 +567,7 @@ export class IdentityStore {
     key: Buffer | undefined,
     fill: (builder: BaseBuilder) => Promise<void>,
     carry: (carrier: LogCarrier, builder: BaseBuilder, log: FileHandle) => Promise<boolean>,
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { dir, host } = this.#options;
     const before = await this.#numbers();
     const covers = Math.max(0, ...before.base, ...before.log) + 1;
@@ -565,7 +580,7 @@ export class IdentityStore {
       const carrier = await LogCarrier.read(
         logs.map((number) => ({ number, path: this.#path('log', number) })),
       );
-      if (!(await carry(carrier, builder, log))) return;
+      if (!(await carry(carrier, builder, log))) return false;
       await log.datasync();
       await builder.write(dir, `base-${covers}`);
     } finally {
@@ -574,6 +589,7 @@ export class IdentityStore {
     for (const number of before.base) await rm(this.#path('base', number), { force: true });
     for (const number of before.log) await rm(this.#path('log', number), { force: true });
     await this.reload();
+    return true;
   }
 
   /** A new log has its first line before anybody sees it. */

@@ -35,6 +35,8 @@ export interface IndexOptions {
   readonly tellsOnly?: boolean;
   /** What is written shares nothing among itself: it was checked before. */
   readonly claimsAreDistinct?: boolean;
+  /** When what was written is worked into what was read; see IdentityStore. */
+  readonly longLogBytes?: number;
   /** Called where another process, with this id, is reading them. */
   readonly onWait?: (pid: number) => void;
 }
@@ -95,13 +97,16 @@ export class IdentityIndex {
 
   /** @throws IotdmError `usage.output-unwritable` */
   static async open(options: IndexOptions, source: IdentitySource): Promise<IdentityIndex> {
-    const { stateDirectory, now, claimsAreDistinct = false } = options;
+    const { stateDirectory, now, claimsAreDistinct = false, longLogBytes } = options;
     const host = options.host.toLowerCase();
     const dir = join(stateDirectory, directoryOf(host));
     return new IdentityIndex(
       options,
       source,
-      await IdentityStore.open({ dir, host, now, claimsAreDistinct }),
+      await IdentityStore.open({
+        ...{ dir, host, now, claimsAreDistinct },
+        ...(longLogBytes === undefined ? {} : { longLogBytes }),
+      }),
     );
   }
 
@@ -123,9 +128,11 @@ export class IdentityIndex {
   async prepare({ expected = 1, ...watchers }: PrepareOptions = {}): Promise<boolean> {
     if (this.#options.tellsOnly === true) return false;
     return this.#turns.run(async () => {
-      const isRead = this.#isDue && (await this.#read(watchers));
-      if (!isRead && this.#store.isLong)
-        await this.#store.withLock(() => this.#store.compact(), this.#lockWait());
+      let isRead = this.#isDue && (await this.#read(watchers));
+      if (!isRead && this.#store.isLong) {
+        const isUsable = await this.#store.withLock(() => this.#store.compact(), this.#lockWait());
+        if (!isUsable) isRead = await this.#read(watchers, true);
+      }
       if (expected >= MANY && !this.#isMany) {
         this.#isMany = true;
         await this.#store.load();
@@ -143,10 +150,13 @@ export class IdentityIndex {
 
   async #read(watchers: PrepareOptions = {}, isForced = false): Promise<boolean> {
     return this.#store.withLock(async () => {
-      const before = this.#store.readAt;
-      await this.#store.reload();
+      const before = this.#store.generation;
+      await this.#store.reload({ isShallow: true });
       // Another process may have read them while this one waited.
-      if (isForced ? this.#store.readAt !== before && !this.#isDue : !this.#isDue) return false;
+      if (!this.#isDue && (!isForced || this.#store.generation !== before)) {
+        if (isForced) await this.#store.reload();
+        return false;
+      }
       await this.#store.rebuild(this.#rows(watchers));
       if (this.#store.readAt === undefined) {
         throw new IotdmError(

@@ -8,6 +8,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { Enrollment, StoredEnrollment } from '../../src/dps/enrollment.ts';
 import { IotdmError } from '../../src/errors.ts';
+import { writeLine } from '../../src/records/identity-log.ts';
 import { IdentityIndex, type IndexOptions } from '../../src/station/identity-index.ts';
 import { syntheticEndorsementKey } from '../fakes/endorsement-keys.ts';
 import { fakeEnrollment } from '../fakes/enrollments.ts';
@@ -505,6 +506,51 @@ describe('the files of the index', () => {
       });
     }
   }
+});
+
+describe('a log that has become long', () => {
+  it('is worked into the body by whoever comes next, without reading the list', async (t) => {
+    const service = new MemoryService();
+    const { dir, index } = await station(t, service);
+    for (const number of [1, 2, 3, 4]) {
+      await enroll(service, index, fakeEnrollment(number, { deviceId: `press-${number}` }));
+    }
+    await change(service, index, 'device-0002', { deviceId: 'moved' });
+    const { position } = index;
+    await service.delete('device-0003');
+    index.forget('device-0003', position);
+    await index.close();
+    const before = files(dir);
+    service.log.length = 0;
+    const again = await station(t, service, { dir, longLogBytes: 500 });
+    assert.deepEqual(operations(service), []);
+    assert.notDeepEqual(files(dir), before);
+    assert.equal(files(dir).length, 2);
+    for (const deviceId of ['press-1', 'moved', 'press-4']) {
+      await conflict(enroll(service, again.index, fakeEnrollment(9, { deviceId })));
+    }
+    service.log.length = 0;
+    for (const deviceId of ['press-2', 'press-3']) {
+      assert.equal(await again.index.compare({ enrollment: fakeEnrollment(9, { deviceId }) }), undefined);
+    }
+    assert.deepEqual(operations(service), [], 'what was given up is not even looked up');
+  });
+
+  it('or one of a run of the system that has ended is not relied on: nobody knows what it has lost', async (t) => {
+    for (const longLogBytes of [1, 1_000_000]) {
+      const service = new MemoryService();
+      const { dir, index } = await station(t, service);
+      await enroll(service, index, fakeEnrollment(1, { deviceId: 'press-1' }));
+      await index.close();
+      const log = join(dir, 'identities-memory', 'log-1');
+      const [, ...lines] = readFileSync(log, 'utf8').split('\n');
+      writeFileSync(log, writeLine({ type: 'log', number: 1, boot: 'another' }) + lines.join('\n'));
+      service.log.length = 0;
+      const again = await station(t, service, { dir, longLogBytes });
+      assert.deepEqual(operations(service), ['list']);
+      await conflict(enroll(service, again.index, fakeEnrollment(9, { deviceId: 'press-1' })));
+    }
+  });
 });
 
 describe('the list of enrollments', () => {
